@@ -1,0 +1,61 @@
+#include "fixed_point.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+
+namespace rdprune {
+
+namespace {
+
+constexpr int mantissaBits = std::numeric_limits<Distortion>::digits;
+constexpr int valueBits = 123;
+
+// A finite double other than zero as mantissa * 2^exponent.
+struct Parts {
+    std::int64_t mantissa;
+    int exponent;
+};
+
+Parts split(Distortion distortion) {
+    int exponent = 0;
+    const double fraction = std::frexp(distortion, &exponent);
+    return {static_cast<std::int64_t>(std::ldexp(fraction, mantissaBits)), exponent - mantissaBits};
+}
+
+int bitWidth(std::size_t count) { return static_cast<int>(std::bit_width(count)); }
+
+}  // namespace
+
+FixedPoint chooseFixedPoint(std::span<const Distortion> distortions, std::size_t layers) {
+    int highest = std::numeric_limits<int>::min();
+    int lowest = std::numeric_limits<int>::max();
+    for (const Distortion distortion : distortions) {
+        if (distortion == 0.0) continue;
+        const Parts parts = split(distortion);
+        highest = std::max(highest, parts.exponent + mantissaBits);
+        lowest = std::min(lowest, parts.exponent + std::countr_zero(static_cast<std::uint64_t>(
+                                                       parts.mantissa)));
+    }
+    if (lowest > highest) return {};
+    const int finest = highest + bitWidth(layers) - valueBits;
+    return {std::max(lowest, finest), lowest >= finest};
+}
+
+Value FixedPoint::fromDistortion(Distortion distortion) const {
+    if (distortion == 0.0) return 0;
+    const Parts parts = split(distortion);
+    const int shift = parts.exponent - exponent;
+    if (shift >= 0) return static_cast<Value>(parts.mantissa) * (static_cast<Value>(1) << shift);
+    if (shift <= -mantissaBits - 2) return 0;
+    return static_cast<Value>(std::llround(std::ldexp(static_cast<double>(parts.mantissa), shift)));
+}
+
+Distortion FixedPoint::toDistortion(Value value) const {
+    return std::ldexp(static_cast<double>(value), exponent);
+}
+
+double FixedPoint::toDistortion(double units) const { return std::ldexp(units, exponent); }
+
+}  // namespace rdprune

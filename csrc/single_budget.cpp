@@ -1,0 +1,90 @@
+#include "single_budget.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "list_search.h"
+
+namespace rdprune {
+
+namespace {
+
+constexpr std::size_t beamWidth = 64;
+constexpr std::size_t firstUndecided = 12;  // alternatives that the first, smallest target admits
+constexpr double targetGrowth = 3.0;
+
+Value toValue(double units) {
+    constexpr double most = 0x1p125;
+    return static_cast<Value>(std::clamp(units, -most, most));
+}
+
+// Gap at which so many options besides the base are undecided.
+double firstGap(std::vector<double> reduced) {
+    const auto positive = std::partition(reduced.begin(), reduced.end(),
+                                         [](double value) { return value <= 0.0; });
+    if (positive == reduced.end()) return 0.0;
+    const auto rank = std::min<std::ptrdiff_t>(firstUndecided, reduced.end() - positive - 1);
+    std::nth_element(positive, positive + rank, reduced.end());
+    return positive[rank];
+}
+
+std::vector<Index> layerChoice(const Problem& problem, const std::vector<std::size_t>& option) {
+    std::vector<Index> choice(problem.classOf.size());
+    for (std::size_t layer = 0; layer < choice.size(); ++layer)
+        choice[layer] =
+            problem.options[option[static_cast<std::size_t>(problem.classOf[layer])]];
+    return choice;
+}
+
+}  // namespace
+
+Solution solveSingleBudget(const Problem& problem, const Relaxation& relaxation, Cost budget,
+                           const Limits& limits) {
+    if (relaxation.totalCost.front() > budget) throw InfeasibleBudget({problem.leastCost(0)});
+    const Base base = solveRelaxation(problem, relaxation, budget);
+    Solution solution;
+    solution.multipliers = {problem.scale.toDistortion(base.multiplier)};
+    if (base.multiplier == 0.0) {
+        solution.choice = layerChoice(problem, base.option);
+        solution.optimal = true;
+        return solution;
+    }
+    Watch watch(limits);
+    const std::vector<double> reduced = reducedCosts(problem, base);
+    std::vector<std::size_t> best = base.greedy;
+    Value bestValue = -base.greedyGain;
+    const ListSearch beam = searchLists(problem, base, reduced, bestValue, beamWidth, watch);
+    solution.states += beam.states;
+    if (beam.outcome == ListSearch::Outcome::found) {
+        best = beam.option;
+        bestValue = beam.value;
+    }
+    const double bound = -base.multiplier * static_cast<double>(base.slack);
+    Value proved = toValue(bound);
+    double gap = firstGap(reduced);
+    while (!solution.optimal) {
+        const Value target = std::min(bestValue, toValue(bound + gap));
+        const ListSearch exact = searchLists(problem, base, reduced, target, 0, watch);
+        solution.states += exact.states;
+        if (exact.outcome == ListSearch::Outcome::limit) break;
+        if (exact.outcome == ListSearch::Outcome::found) {
+            best = exact.option;
+            solution.optimal = true;
+        }
+        proved = target;
+        gap *= targetGrowth;
+    }
+    solution.choice = layerChoice(problem, best);
+    if (!solution.optimal) {
+        Value baseValue = 0;
+        for (const std::size_t option : base.option) baseValue += problem.values[option];
+        const double margin =
+            0x1p-44 * (std::abs(bound) + std::abs(static_cast<double>(baseValue)));
+        solution.lowerBound =
+            problem.scale.toDistortion(static_cast<double>(baseValue + proved) - margin);
+        solution.optimal = proved == bestValue;
+    }
+    return solution;
+}
+
+}  // namespace rdprune

@@ -1,0 +1,14 @@
+// One cost under a budget: relaxation, then list searches with a rising target.
+#pragma once
+
+#include "hull.h"
+#include "watch.h"
+#include "solver.h"
+
+namespace rdprune {
+
+// Throws InfeasibleBudget if not even the least cost fits.
+[[nodiscard]] Solution solveSingleBudget(const Problem& problem, const Relaxation& relaxation,
+                                         Cost budget, const Limits& limits);
+
+}  // namespace rdprune

@@ -1,0 +1,39 @@
+// What a search may use, and how it asks whether to go on.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <functional>
+#include <limits>
+
+namespace rdprune {
+
+struct Limits {
+    double seconds = std::numeric_limits<double>::infinity();
+    std::size_t bytes = std::size_t{1} << 30;  // of search states; deterministic, unlike seconds
+    std::function<void()> poll;                // called now and then; may throw to interrupt
+};
+
+// Started once per solve; `expired` is cheap enough to be asked every few thousand steps.
+class Watch {
+public:
+    explicit Watch(const Limits& limits) : limits_(limits), start_(Clock::now()) {}
+
+    [[nodiscard]] bool expired() {
+        const Clock::time_point now = Clock::now();
+        if (limits_.poll && now - lastPoll_ > std::chrono::milliseconds(20)) {
+            lastPoll_ = now;
+            limits_.poll();
+        }
+        return std::chrono::duration<double>(now - start_).count() > limits_.seconds;
+    }
+    [[nodiscard]] std::size_t bytes() const { return limits_.bytes; }
+
+private:
+    using Clock = std::chrono::steady_clock;
+    const Limits& limits_;
+    Clock::time_point start_;
+    Clock::time_point lastPoll_ = start_;
+};
+
+}  // namespace rdprune

@@ -1,0 +1,24 @@
+"""Errors of their own kind. All are ``ValueError``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class InfeasibleBudgetError(ValueError):
+    """No allocation keeps within the budget and the constraints.
+
+    Attributes
+    ----------
+    least : dict of str to int
+        The least reachable total of each budgeted cost under the constraints, each taken alone.
+        Empty if the constraints alone leave a layer without an option.
+    """
+
+    def __init__(self, message: str, least: Mapping[str, int] | None = None) -> None:
+        super().__init__(message)
+        self.least = dict(least or {})
+
+
+class FileFormatError(ValueError):
+    """A file is damaged, cut short, or not of the kind that was expected."""

@@ -1,0 +1,285 @@
+"""The allocator: the best option for every layer under a budget, with a certificate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rdprune_core import _core
+from rdprune_core.allocation import Allocation
+from rdprune_core.budget import Budget, read_budgets
+from rdprune_core.constraints import Bounds, Constraints, read_constraints
+from rdprune_core.errors import InfeasibleBudgetError
+from rdprune_core.table import RDTable
+
+OBJECTIVES = ("additive",)
+MEMORY_LIMIT = 1 << 30
+
+
+def allocate(
+    table: RDTable,
+    budget: Budget | None = None,
+    *,
+    sparsity: float | None = None,
+    objective: str = "additive",
+    floors: Bounds | None = None,
+    caps: Bounds | None = None,
+    forbidden: Mapping[str, Iterable[str | int]] | None = None,
+    tied: Iterable[Iterable[str]] = (),
+    previous: Allocation | None = None,
+    time_limit: float | None = None,
+    memory_limit: int = MEMORY_LIMIT,
+) -> Allocation:
+    """Choose one option per layer so that the total distortion is least within a budget.
+
+    Solves the multiple-choice knapsack problem exactly, in integer arithmetic: the budget is
+    never exceeded, and the same input gives the same allocation on every machine. Among
+    allocations of equal distortion the one of lower cost is taken, among those the
+    lexicographically smallest `choice`.
+
+    Parameters
+    ----------
+    table : RDTable
+    budget : int, str or dict, optional
+        Upper bound on the table's first cost: an absolute integer, or per cent of the dense
+        cost as ``"20%"`` (rounded down). A dict bounds several costs at once:
+        ``{"params": "20%", "macs": "35%"}``. Floats are refused.
+    sparsity : float, optional
+        Fraction of the cost ``"params"`` to remove, in 0 to 1.
+    objective : str
+        ``"additive"``: the sum of the layers' distortions.
+    floors, caps : dict of layer to amount, optional
+        Least and largest cost of single layers: an amount of the first cost (an integer, or
+        per cent of the dense layer), or a dict of amounts by cost name.
+    forbidden : dict of layer to options, optional
+        Option labels or indices not to be taken.
+    tied : iterable of groups of layer names
+        The layers of a group take the same option; their option labels must be equal.
+    previous : Allocation, optional
+        No layer keeps more of the first cost than in it (sparsity never falls).
+    time_limit : float, optional
+        Seconds after which the best allocation so far is returned as ``feasible``.
+    memory_limit : int
+        Bytes for the search, one gibibyte by default. When it is reached, the best allocation so
+        far is returned as ``feasible``; unlike `time_limit`, the same one on every machine.
+
+    Returns
+    -------
+    Allocation
+        With status, lower bound, gap and multipliers.
+
+    Raises
+    ------
+    InfeasibleBudgetError
+        If no allocation keeps within the budget; carries the least reachable cost.
+    ValueError
+        For any other wrong argument; names it.
+
+    Examples
+    --------
+    >>> from rdprune_core import RDTable, allocate
+    >>> table = RDTable.from_arrays([[10, 5, 0], [20, 10, 0]], [[0, 1, 9], [0, 2, 8]])
+    >>> a = allocate(table, budget=15)
+    >>> a.choice.tolist(), a.cost, a.distortion, a.status
+    ([1, 1], {'params': 15}, 3.0, 'optimal')
+    """
+    budgets = read_budgets(table, budget, sparsity)
+    if objective not in OBJECTIVES:
+        raise ValueError(f"objective is {objective!r}; it must be one of {', '.join(OBJECTIVES)}")
+    constraints = read_constraints(
+        table, floors=floors, caps=caps, forbidden=forbidden, tied=tied, previous=previous
+    )
+    rows = np.array([list(budgets.values())], np.uint64)
+    return _solve(table, list(budgets), rows, constraints, time_limit, memory_limit)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Frontier:
+    """The optimal allocation at each of several budgets of one cost.
+
+    Attributes
+    ----------
+    cost : str
+        The cost that is bounded.
+    budgets : int64 array (points,)
+        Ascending.
+    allocations : tuple of Allocation
+        One a budget.
+    """
+
+    cost: str
+    budgets: NDArray[np.int64]
+    allocations: tuple[Allocation, ...]
+
+    @property
+    def distortion(self) -> NDArray[np.float64]:
+        """Least distortion at each budget; (points,), never rising."""
+        return np.array([allocation.distortion for allocation in self.allocations])
+
+    @property
+    def multiplier(self) -> NDArray[np.float64]:
+        """Shadow price at each budget, distortion per unit of cost; (points,)."""
+        return np.array([allocation.multipliers[self.cost] for allocation in self.allocations])
+
+    def __len__(self) -> int:
+        return len(self.allocations)
+
+    def __getitem__(self, point: int) -> Allocation:
+        return self.allocations[point]
+
+    def __iter__(self) -> Iterator[Allocation]:
+        return iter(self.allocations)
+
+
+def frontier(
+    table: RDTable,
+    cost: str | None = None,
+    *,
+    points: int | Sequence[int] = 101,
+    floors: Bounds | None = None,
+    caps: Bounds | None = None,
+    forbidden: Mapping[str, Iterable[str | int]] | None = None,
+    tied: Iterable[Iterable[str]] = (),
+    previous: Allocation | None = None,
+    time_limit: float | None = None,
+    memory_limit: int = MEMORY_LIMIT,
+) -> Frontier:
+    """Solve for many budgets of one cost; every point is exact.
+
+    Parameters
+    ----------
+    table : RDTable
+    cost : str, optional
+        The cost to bound; the table's first by default.
+    points : int or sequence of int
+        Number of budgets, evenly spaced from the least reachable cost to the dense one, or
+        the budgets themselves.
+    floors, caps, forbidden, tied, previous, time_limit, memory_limit
+        As for :func:`allocate`; the limits hold for each point.
+
+    Returns
+    -------
+    Frontier
+
+    Raises
+    ------
+    InfeasibleBudgetError
+        If a budget given in `points` is out of reach.
+    ValueError
+        For any other wrong argument; names it.
+
+    Examples
+    --------
+    >>> from rdprune_core import RDTable, frontier
+    >>> table = RDTable.from_arrays([[10, 5, 0], [20, 10, 0]], [[0, 1, 9], [0, 2, 8]])
+    >>> frontier(table, points=[0, 15, 30]).distortion.tolist()
+    [17.0, 3.0, 0.0]
+    """
+    name = next(iter(table.costs)) if cost is None else cost
+    table.flat_cost(name)
+    constraints = read_constraints(
+        table, floors=floors, caps=caps, forbidden=forbidden, tied=tied, previous=previous
+    )
+    budgets = _points(table, name, points, constraints)
+    rows = np.array(budgets, np.uint64)[:, None]
+    allocations = _solve(table, [name], rows, constraints, time_limit, memory_limit)
+    return Frontier(name, np.array(budgets, np.int64), tuple(allocations))
+
+
+def _points(
+    table: RDTable, cost: str, points: int | Sequence[int], constraints: Constraints
+) -> list[int]:
+    if isinstance(points, Integral) and not isinstance(points, bool):
+        if points < 2:
+            raise ValueError(f"points is {points}; it must be at least 2")
+        least = _least(table, cost, constraints)
+        span = max(int(table.dense[cost].sum()) - least, 0)
+        return [least + span * i // (int(points) - 1) for i in range(int(points))]
+    budgets = list(points)  # type: ignore[arg-type]
+    for budget in budgets:
+        if not isinstance(budget, Integral) or isinstance(budget, bool) or budget < 0:
+            raise ValueError(f"points holds {budget!r}; budgets must be integers, not negative")
+    if not budgets:
+        raise ValueError("points must hold at least one budget")
+    return sorted(int(budget) for budget in budgets)
+
+
+def _least(table: RDTable, cost: str, constraints: Constraints) -> int:
+    """Least reachable total of a cost, ties included."""
+    rows: dict[int, NDArray[np.int64]] = {}
+    for layer, group in enumerate(constraints.groups.tolist()):
+        rows[group] = rows.get(group, 0) + table.costs[cost][layer]
+    spans = {group: slice(*table.offsets[group : group + 2]) for group in rows}
+    allowed = constraints.allowed.astype(bool)
+    return sum(int(row[allowed[spans[group]]].min()) for group, row in rows.items())
+
+
+def _solve(
+    table: RDTable,
+    names: list[str],
+    rows: NDArray[np.uint64],
+    constraints: Constraints,
+    time_limit: float | None,
+    memory_limit: int,
+) -> list[Allocation]:
+    if time_limit is not None and (not isinstance(time_limit, Real) or not time_limit >= 0):
+        raise ValueError(f"time_limit is {time_limit!r}; it must be seconds, not negative")
+    if not isinstance(memory_limit, Integral) or not 0 <= memory_limit < 2**63:
+        raise ValueError(f"memory_limit is {memory_limit!r}; it must be bytes, not negative")
+    # A budget above every possible cost is no bound; the core's numbers end there.
+    capped = np.minimum(rows, np.uint64(_core.MAX_TOTAL_COST)).astype(np.int64)
+    try:
+        solutions = _core.solve(
+            np.stack([table.flat_cost(name) for name in names], axis=1),
+            table.flat_distortion,
+            table.offsets,
+            constraints.allowed,
+            constraints.groups,
+            capped,
+            time_limit=math.inf if time_limit is None else float(time_limit),
+            memory_limit=int(memory_limit),
+        )
+    except _core.InfeasibleBudget as error:
+        raise _explain(table, names, rows, constraints) from error
+    return [
+        _to_allocation(table, names, row.tolist(), solution)
+        for row, solution in zip(rows, solutions, strict=True)
+    ]
+
+
+def _to_allocation(
+    table: RDTable, names: list[str], budget: list[int], solution: _core.Solution
+) -> Allocation:
+    return Allocation.from_choice(
+        table,
+        solution.choice,
+        budget=dict(zip(names, budget, strict=True)),
+        lower_bound=solution.lower_bound,
+        status="optimal" if solution.optimal else "feasible",
+        multipliers=dict(zip(names, solution.multipliers, strict=True)),
+    )
+
+
+def _explain(
+    table: RDTable, names: list[str], rows: NDArray[np.uint64], constraints: Constraints
+) -> InfeasibleBudgetError:
+    least = {name: _least(table, name, constraints) for name in names}
+    budget = dict(zip(names, rows.min(axis=0).tolist(), strict=True))
+    beyond = [name for name in names if budget[name] < least[name]]
+    if beyond:
+        parts = [f"budget {name} <= {budget[name]:,} is out of reach; the least reachable "
+                 f"{name} is {least[name]:,}" for name in beyond]  # fmt: skip
+        text = "; ".join(parts)
+    else:
+        bounds = " and ".join(f"{name} <= {amount:,}" for name, amount in budget.items())
+        text = f"budgets {bounds} can each be met alone, but not together"
+    if constraints.reasons:
+        shown = [f"{name!r}: {' and '.join(why)}" for name, why in constraints.reasons.items()]
+        more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
+        text += f" (constrained: {'; '.join(shown[:5])}{more})"
+    return InfeasibleBudgetError(text, least)
