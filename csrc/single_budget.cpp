@@ -12,6 +12,7 @@ namespace {
 constexpr std::size_t beamWidth = 64;
 constexpr std::size_t firstUndecided = 12;  // alternatives that the first, smallest target admits
 constexpr double targetGrowth = 3.0;
+constexpr double leastShare = 0x1p-10;   // of the gap left by the beam, for the first target
 
 Value toValue(double units) {
     constexpr double most = 0x1p125;
@@ -61,7 +62,8 @@ Solution solveSingleBudget(const Problem& problem, const Relaxation& relaxation,
     }
     const double bound = -base.multiplier * static_cast<double>(base.slack);
     Value proved = toValue(bound);
-    double gap = firstGap(reduced);
+    const double bestGap = static_cast<double>(bestValue) - bound;
+    double gap = std::max(firstGap(reduced), leastShare * bestGap);
     while (!solution.optimal) {
         const Value target = std::min(bestValue, toValue(bound + gap));
         const ListSearch exact = searchLists(problem, base, reduced, target, 0, watch);
