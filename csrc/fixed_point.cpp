@@ -19,9 +19,12 @@ struct Parts {
 };
 
 Parts split(Distortion distortion) {
-    int exponent = 0;
-    const double fraction = std::frexp(distortion, &exponent);
-    return {static_cast<std::int64_t>(std::ldexp(fraction, mantissaBits)), exponent - mantissaBits};
+    const auto bits = std::bit_cast<std::uint64_t>(distortion);
+    const int biased = static_cast<int>(bits >> (mantissaBits - 1)) & 0x7ff;
+    auto mantissa = static_cast<std::int64_t>(bits & ((std::uint64_t{1} << (mantissaBits - 1)) - 1));
+    if (biased > 0) mantissa |= std::int64_t{1} << (mantissaBits - 1);
+    constexpr int bias = 1023 + mantissaBits - 1;
+    return {std::signbit(distortion) ? -mantissa : mantissa, std::max(biased, 1) - bias};
 }
 
 int bitWidth(std::size_t count) { return static_cast<int>(std::bit_width(count)); }

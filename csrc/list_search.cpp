@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "trace_back.h"
+
 namespace rdprune {
 
 namespace {
@@ -18,8 +20,10 @@ double reducedCost(double multiplier, Cost cost, Value value) {
 struct Stage {
     std::size_t cls = 0;
     std::vector<std::size_t> option;
-    std::vector<Cost> cost;
+    std::vector<Cost> cost;  // ascending
     std::vector<Value> value;
+
+    [[nodiscard]] Cost span() const { return cost.back() - cost.front(); }
 };
 
 // Parallel arrays, cost strictly ascending and value strictly descending.
@@ -36,11 +40,6 @@ struct StateList {
         value.push_back(v);
     }
     [[nodiscard]] std::size_t size() const { return cost.size(); }
-    [[nodiscard]] bool contains(Cost c, Value v) const {
-        const auto found = std::lower_bound(cost.begin(), cost.end(), c);
-        return found != cost.end() && *found == c &&
-               value[static_cast<std::size_t>(found - cost.begin())] == v;
-    }
 };
 
 // Hull segments of all stages on one side of the base, nearest to the base first.
@@ -57,10 +56,31 @@ struct Search {
     Cost slack = 0;
     Value target = 0;
     double cut = 0.0;           // target plus the rounding margin
-    std::vector<Stage> stages;  // last class first
+    std::vector<Stage> stages;  // widest range of costs first
     Side right;                 // more cost than the base, less value
     Side left;                  // less cost, more value
 };
+
+void collectSegments(Search& search) {
+    std::vector<Segment> segments;
+    for (std::size_t t = 0; t < search.stages.size(); ++t) {
+        const Stage& stage = search.stages[t];
+        segments.clear();
+        appendHull(stage.cost, stage.value, stage.cls, 0, segments);
+        for (const Segment& segment : segments) {
+            Side& side = stage.cost[segment.to] > 0 ? search.right : search.left;
+            side.entries.push_back({segment, t});
+        }
+    }
+    std::stable_sort(search.right.entries.begin(), search.right.entries.end(),
+                     [](const Side::Entry& a, const Side::Entry& b) {
+                         return a.segment.efficiency > b.segment.efficiency;
+                     });
+    std::stable_sort(search.left.entries.begin(), search.left.entries.end(),
+                     [](const Side::Entry& a, const Side::Entry& b) {
+                         return a.segment.efficiency < b.segment.efficiency;
+                     });
+}
 
 Search prepare(const Problem& problem, const Base& base, const std::vector<double>& reduced,
                Value target) {
@@ -70,8 +90,7 @@ Search prepare(const Problem& problem, const Base& base, const std::vector<doubl
     search.target = target;
     const double gap = reducedCost(base.multiplier, base.slack, target);
     double scale = 0.0;
-    std::vector<Segment> segments;
-    for (std::size_t cls = problem.size(); cls-- > 0;) {
+    for (std::size_t cls = 0; cls < problem.size(); ++cls) {
         Stage stage;
         stage.cls = cls;
         const std::size_t origin = base.option[cls];
@@ -92,28 +111,16 @@ Search prepare(const Problem& problem, const Base& base, const std::vector<doubl
         }
         if (stage.option.size() == 1) continue;
         scale += largest;
-        segments.clear();
-        appendHull(stage.cost, stage.value, cls, 0, segments);
-        for (const Segment& segment : segments) {
-            Side& side = stage.cost[segment.to] > 0 ? search.right : search.left;
-            side.entries.push_back({segment, search.stages.size()});
-        }
         search.stages.push_back(std::move(stage));
     }
-    std::stable_sort(search.right.entries.begin(), search.right.entries.end(),
-                     [](const Side::Entry& a, const Side::Entry& b) {
-                         return a.segment.efficiency > b.segment.efficiency;
-                     });
-    std::stable_sort(search.left.entries.begin(), search.left.entries.end(),
-                     [](const Side::Entry& a, const Side::Entry& b) {
-                         return a.segment.efficiency < b.segment.efficiency;
-                     });
+    std::stable_sort(search.stages.begin(), search.stages.end(),
+                     [](const Stage& a, const Stage& b) { return a.span() > b.span(); });
+    collectSegments(search);
     const double margin =
         relativeMargin * (scale + base.multiplier * static_cast<double>(base.slack));
     search.cut = static_cast<double>(target) + margin;
     return search;
 }
-
 // The linear relaxation of the stages to come: least value for each cost left, as knots with cost ascending.
 struct Knot {
     Cost cost;
@@ -218,25 +225,6 @@ void keepBest(StateList& list, std::vector<double> bounds, std::size_t beam) {
     list.value.resize(kept);
 }
 
-// Walks the lists backwards, from the first class on, taking the lowest option index that leads to the
-// final state.
-void traceBack(const Problem& problem, const Search& search, const std::vector<StateList>& lists,
-               Cost cost, Value value, std::vector<std::size_t>& option) {
-    for (std::size_t t = search.stages.size(); t-- > 0;) {
-        const Stage& stage = search.stages[t];
-        std::size_t best = stage.option.size();
-        for (std::size_t i = 0; i < stage.option.size(); ++i) {
-            if (best < stage.option.size() && problem.options[stage.option[best]] <
-                                                  problem.options[stage.option[i]])
-                continue;
-            if (lists[t].contains(cost - stage.cost[i], value - stage.value[i])) best = i;
-        }
-        option[stage.cls] = stage.option[best];
-        cost -= stage.cost[best];
-        value -= stage.value[best];
-    }
-}
-
 }  // namespace
 
 std::vector<double> reducedCosts(const Problem& problem, const Base& base) {
@@ -283,7 +271,17 @@ ListSearch searchLists(const Problem& problem, const Base& base,
     result.outcome = ListSearch::Outcome::found;
     result.value = last.value.back();
     result.option = base.option;
-    traceBack(problem, search, lists, last.cost.back(), last.value.back(), result.option);
+    std::vector<TraceStage> trace(search.stages.size());
+    for (std::size_t t = 0; t < trace.size(); ++t) {
+        const Stage& stage = search.stages[t];
+        trace[t] = {stage.cls, stage.cost, stage.value, {}, lists[t].cost, lists[t].value};
+        for (const std::size_t option : stage.option)
+            trace[t].index.push_back(problem.options[option]);
+    }
+    const std::vector<std::size_t> taken =
+        traceBack(trace, last.cost.back(), last.value.back());
+    for (std::size_t t = 0; t < trace.size(); ++t)
+        result.option[search.stages[t].cls] = search.stages[t].option[taken[t]];
     return result;
 }
 

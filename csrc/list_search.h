@@ -17,9 +17,10 @@
 // max(|value| + lambda |cost|) over surviving options. A cut is made only beyond
 // target + 2^-44 S, so rounding can keep a state too many and never drops one too few.
 //
-// Classes are taken from last to first. Then the lists, read backwards, run from the first class on,
-// and taking the lowest option index whose remainder is in the next list gives the
-// lexicographically smallest of all optima.
+// Order. Classes with the widest range of costs come first: their choices are few and coarse, and
+// what the narrow ones can still make up for is soon too little, so most states die early. From
+// last to first in the table's order the lists grow a hundred times longer. trace_back.h restores
+// the preferred choice among ties.
 //
 // Time and memory O(sum of list lengths x options surviving per class).
 // References: Dyer, Kayal, Walker 1984; Pisinger 1995, A minimal algorithm for the multiple-choice knapsack

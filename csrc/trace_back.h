@@ -1,0 +1,32 @@
+// From the final state of a list search back to the choice it stands for.
+//
+// A list keeps one state for all partial choices of equal cost and value, so the way back may fork: each
+// fork is a tie. All ways back to the start form a graph with one layer of nodes a stage; the
+// lexicographically smallest choice takes, class by class in the table's order, the lowest option
+// index that still lies on a whole way, and drops the rest. Without ties the graph is a path.
+//
+// O(stages x options x log states) without ties, O(classes x edges) with them.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "types.h"
+
+namespace rdprune {
+
+struct TraceStage {
+    std::size_t cls = 0;            // position in the order of preference
+    std::span<const Cost> cost;     // options
+    std::span<const Value> value;   // options
+    std::vector<Index> index;       // options; the lower one is preferred
+    std::span<const Cost> before;   // states before this stage, cost ascending
+    std::span<const Value> beforeValue;
+};
+
+// Which option every stage takes. (cost, value) is the final state after the last stage. Beyond four
+// million tied ways the rest are not looked at.
+[[nodiscard]] std::vector<std::size_t> traceBack(const std::vector<TraceStage>& stages, Cost cost,
+                                                 Value value);
+
+}  // namespace rdprune
