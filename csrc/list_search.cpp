@@ -88,7 +88,8 @@ Search prepare(const Problem& problem, const Base& base, const std::vector<doubl
     search.multiplier = base.multiplier;
     search.slack = base.slack;
     search.target = target;
-    const double gap = reducedCost(base.multiplier, base.slack, target);
+    // Never negative but for rounding, which must not cut the base itself.
+    const double gap = std::max(reducedCost(base.multiplier, base.slack, target), 0.0);
     double scale = 0.0;
     for (std::size_t cls = 0; cls < problem.size(); ++cls) {
         Stage stage;
@@ -279,7 +280,7 @@ ListSearch searchLists(const Problem& problem, const Base& base,
             trace[t].index.push_back(problem.options[option]);
     }
     const std::vector<std::size_t> taken =
-        traceBack(trace, last.cost.back(), last.value.back());
+        traceBack(trace, std::span(last.cost).last(1), last.value.back());
     for (std::size_t t = 0; t < trace.size(); ++t)
         result.option[search.stages[t].cls] = search.stages[t].option[taken[t]];
     return result;

@@ -180,6 +180,19 @@ Cost Problem::leastCost(std::size_t dimension) const {
     return total;
 }
 
+std::vector<Index> Problem::layerChoice(const std::vector<std::size_t>& option) const {
+    std::vector<Index> choice(classOf.size());
+    for (std::size_t layer = 0; layer < choice.size(); ++layer)
+        choice[layer] = options[option[static_cast<std::size_t>(classOf[layer])]];
+    return choice;
+}
+
+Value Problem::totalValue(const std::vector<std::size_t>& option) const {
+    Value total = 0;
+    for (const std::size_t chosen : option) total += values[chosen];
+    return total;
+}
+
 Problem makeProblem(const Instance& instance) {
     checkShapes(instance);
     checkNumbers(instance);

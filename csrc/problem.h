@@ -40,6 +40,9 @@ struct Problem {
     [[nodiscard]] std::size_t size() const { return offsets.size() - 1; }
     // Least total of cost i over all allocations.
     [[nodiscard]] Cost leastCost(std::size_t dimension) const;
+    // One option a class, given by its position in the option arrays, as one option index a layer.
+    [[nodiscard]] std::vector<Index> layerChoice(const std::vector<std::size_t>& option) const;
+    [[nodiscard]] Value totalValue(const std::vector<std::size_t>& option) const;
 };
 
 // Throws std::invalid_argument that names the layer, the value and the rule.

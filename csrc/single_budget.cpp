@@ -29,14 +29,6 @@ double firstGap(std::vector<double> reduced) {
     return positive[rank];
 }
 
-std::vector<Index> layerChoice(const Problem& problem, const std::vector<std::size_t>& option) {
-    std::vector<Index> choice(problem.classOf.size());
-    for (std::size_t layer = 0; layer < choice.size(); ++layer)
-        choice[layer] =
-            problem.options[option[static_cast<std::size_t>(problem.classOf[layer])]];
-    return choice;
-}
-
 }  // namespace
 
 Solution solveSingleBudget(const Problem& problem, const Relaxation& relaxation, Cost budget,
@@ -46,7 +38,7 @@ Solution solveSingleBudget(const Problem& problem, const Relaxation& relaxation,
     Solution solution;
     solution.multipliers = {problem.scale.toDistortion(base.multiplier)};
     if (base.multiplier == 0.0) {
-        solution.choice = layerChoice(problem, base.option);
+        solution.choice = problem.layerChoice(base.option);
         solution.optimal = true;
         return solution;
     }
@@ -76,10 +68,9 @@ Solution solveSingleBudget(const Problem& problem, const Relaxation& relaxation,
         proved = target;
         gap *= targetGrowth;
     }
-    solution.choice = layerChoice(problem, best);
+    solution.choice = problem.layerChoice(best);
     if (!solution.optimal) {
-        Value baseValue = 0;
-        for (const std::size_t option : base.option) baseValue += problem.values[option];
+        const Value baseValue = problem.totalValue(base.option);
         const double margin =
             0x1p-44 * (std::abs(bound) + std::abs(static_cast<double>(baseValue)));
         solution.lowerBound =

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "hull.h"
+#include "multi_budget.h"
 #include "single_budget.h"
 
 namespace rdprune {
@@ -16,10 +17,17 @@ std::vector<Solution> solve(const Instance& instance, std::span<const Cost> budg
         if (budget < 0) throw std::invalid_argument("budgets must not be negative");
     std::vector<Solution> solutions;
     solutions.reserve(budgets.size() / problem.dimensions);
-    const Relaxation relaxation = relax(problem);
-    for (const Cost budget : budgets)
-        solutions.push_back(solveSingleBudget(problem, relaxation,
-                                              std::min(budget, maxTotalCost), limits));
+    std::vector<Cost> capped(budgets.begin(), budgets.end());
+    for (Cost& budget : capped) budget = std::min(budget, maxTotalCost);
+    if (problem.dimensions == 1) {
+        const Relaxation relaxation = relax(problem);
+        for (const Cost budget : capped)
+            solutions.push_back(solveSingleBudget(problem, relaxation, budget, limits));
+    } else {
+        for (std::size_t row = 0; row < capped.size(); row += problem.dimensions)
+            solutions.push_back(solveMultiBudget(
+                problem, std::span(capped).subspan(row, problem.dimensions), limits));
+    }
     return solutions;
 }
 

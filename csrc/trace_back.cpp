@@ -23,39 +23,73 @@ struct Graph {
     std::size_t forks = 0;
 };
 
-Graph collectWays(const std::vector<TraceStage>& stages, Cost cost, Value value) {
+// Position of the state (cost, value) before a stage, or the number of states.
+std::size_t findState(const TraceStage& stage, const std::vector<Cost>& cost, Value value) {
+    const std::size_t dimensions = cost.size();
+    const std::size_t states = stage.beforeValue.size();
+    std::size_t low = 0;
+    std::size_t high = states;
+    while (low < high) {
+        const std::size_t middle = low + (high - low) / 2;
+        const auto row = stage.before.subspan(middle * dimensions, dimensions);
+        if (std::ranges::lexicographical_compare(row, cost))
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    const bool found =
+        low < states && stage.beforeValue[low] == value &&
+        std::ranges::equal(stage.before.subspan(low * dimensions, dimensions), cost);
+    return found ? low : states;
+}
+
+// Edges of one stage into the states `after`, and the positions of the states they come from.
+std::vector<std::size_t> collectEdges(const TraceStage& stage, const std::vector<Cost>& after,
+                                      const std::vector<Value>& afterValue, std::size_t dimensions,
+                                      std::size_t most, std::vector<Edge>& edges) {
+    std::vector<std::size_t> found;
+    std::vector<Cost> wanted(dimensions);
+    for (std::size_t node = 0; node < afterValue.size(); ++node)
+        for (std::size_t option = 0; option < stage.value.size(); ++option) {
+            for (std::size_t d = 0; d < dimensions; ++d)
+                wanted[d] = after[node * dimensions + d] - stage.cost[option * dimensions + d];
+            const std::size_t position =
+                findState(stage, wanted, afterValue[node] - stage.value[option]);
+            if (position == stage.beforeValue.size()) continue;
+            if (edges.size() >= std::max<std::size_t>(most, 1)) continue;
+            edges.push_back({position, node, option});
+            found.push_back(position);
+        }
+    std::sort(found.begin(), found.end());
+    found.erase(std::unique(found.begin(), found.end()), found.end());
+    for (Edge& edge : edges)
+        edge.from = static_cast<std::size_t>(
+            std::lower_bound(found.begin(), found.end(), edge.from) - found.begin());
+    return found;
+}
+
+Graph collectWays(const std::vector<TraceStage>& stages, std::span<const Cost> cost, Value value) {
+    const std::size_t dimensions = cost.size();
     Graph graph;
     graph.edges.resize(stages.size());
     graph.nodes.assign(stages.size() + 1, 1);
-    std::vector<std::pair<Cost, Value>> after{{cost, value}};
-    std::size_t total = 0;
+    std::vector<Cost> after(cost.begin(), cost.end());
+    std::vector<Value> afterValue{value};
+    std::size_t left = maxEdges;
     for (std::size_t t = stages.size(); t-- > 0;) {
         const TraceStage& stage = stages[t];
-        std::vector<std::size_t> found;  // positions in stage.before of this stage's edges
-        for (std::size_t node = 0; node < after.size(); ++node)
-            for (std::size_t option = 0; option < stage.cost.size(); ++option) {
-                const Cost wanted = after[node].first - stage.cost[option];
-                const auto at =
-                    std::lower_bound(stage.before.begin(), stage.before.end(), wanted);
-                const auto position = static_cast<std::size_t>(at - stage.before.begin());
-                if (at == stage.before.end() || *at != wanted ||
-                    stage.beforeValue[position] != after[node].second - stage.value[option])
-                    continue;
-                if (total >= maxEdges && !graph.edges[t].empty()) continue;
-                graph.edges[t].push_back({position, node, option});
-                found.push_back(position);
-                ++total;
-            }
-        graph.forks += found.size() - 1;
-        std::sort(found.begin(), found.end());
-        found.erase(std::unique(found.begin(), found.end()), found.end());
-        after.clear();
-        for (const std::size_t position : found)
-            after.emplace_back(stage.before[position], stage.beforeValue[position]);
-        for (Edge& edge : graph.edges[t])
-            edge.from = static_cast<std::size_t>(
-                std::lower_bound(found.begin(), found.end(), edge.from) - found.begin());
+        const std::vector<std::size_t> found =
+            collectEdges(stage, after, afterValue, dimensions, left, graph.edges[t]);
+        left -= std::min(left, graph.edges[t].size());
+        graph.forks += graph.edges[t].size() - 1;
         graph.nodes[t] = found.size();
+        after.clear();
+        afterValue.clear();
+        for (const std::size_t position : found) {
+            const auto row = stage.before.subspan(position * dimensions, dimensions);
+            after.insert(after.end(), row.begin(), row.end());
+            afterValue.push_back(stage.beforeValue[position]);
+        }
     }
     return graph;
 }
@@ -79,7 +113,8 @@ void prune(Graph& graph) {
 
 }  // namespace
 
-std::vector<std::size_t> traceBack(const std::vector<TraceStage>& stages, Cost cost, Value value) {
+std::vector<std::size_t> traceBack(const std::vector<TraceStage>& stages,
+                                   std::span<const Cost> cost, Value value) {
     Graph graph = collectWays(stages, cost, value);
     if (graph.forks > 0) {
         std::vector<std::size_t> order(stages.size());

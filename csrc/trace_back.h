@@ -17,16 +17,16 @@ namespace rdprune {
 
 struct TraceStage {
     std::size_t cls = 0;            // position in the order of preference
-    std::span<const Cost> cost;     // options
+    std::span<const Cost> cost;     // options x dimensions
     std::span<const Value> value;   // options
     std::vector<Index> index;       // options; the lower one is preferred
-    std::span<const Cost> before;   // states before this stage, cost ascending
-    std::span<const Value> beforeValue;
+    std::span<const Cost> before;   // states before this stage x dimensions, ascending as rows
+    std::span<const Value> beforeValue;  // states before this stage, all rows different
 };
 
-// Which option every stage takes. (cost, value) is the final state after the last stage. Beyond four
+// Which option every stage takes. `cost` (dimensions) and `value` are the final state. Beyond four
 // million tied ways the rest are not looked at.
-[[nodiscard]] std::vector<std::size_t> traceBack(const std::vector<TraceStage>& stages, Cost cost,
-                                                 Value value);
+[[nodiscard]] std::vector<std::size_t> traceBack(const std::vector<TraceStage>& stages,
+                                                 std::span<const Cost> cost, Value value);
 
 }  // namespace rdprune

@@ -55,6 +55,44 @@ def test_equals_brute_force(block: int) -> None:
     assert 200 <= infeasible <= 450
 
 
+@pytest.mark.parametrize("costs", [2, 3, 4])
+def test_equals_brute_force_with_several_budgets(costs: int) -> None:
+    """On 1,000 small tables with 2 to 4 budgets, choice and infeasibility equal brute force."""
+    infeasible = 0
+    for seed in range(1000):
+        instance = small_instance(np.random.default_rng(seed), costs)
+        expected = brute_force(instance)
+        found = solve(instance)
+        infeasible += expected is None
+        assert (None if found is None else tuple(found.choice)) == expected, seed
+        assert found is None or found.status == "optimal"
+    assert infeasible >= 200
+
+
+@pytest.mark.parametrize("costs", [2, 3])
+def test_equals_highs_with_several_budgets(costs: int) -> None:
+    """On 20 mid-sized tables with weights, MACs and bytes bounded, the optimum is HiGHS's."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        table = noisy_table(rng, layers=12, options=12)
+        params = np.stack(table.costs["params"])
+        weights = np.round(rng.uniform(1, 200, (12, costs - 1))).astype(np.int64)
+        stack = np.stack([params, *(params * weights[:, i : i + 1] for i in range(costs - 1))])
+        distortion = np.stack(table.distortion)
+        budgets = [int(c.max(axis=1).sum() * rng.uniform(0.2, 0.5)) for c in stack]
+        expected = highs(stack, distortion, budgets)
+        assert expected is not None
+        instance = Instance([c.tolist() for c in stack], distortion.tolist(), budgets)
+        found = solve(instance)
+        assert found is not None
+        assert found.status == "optimal"
+        for total, budget in zip(found.cost.values(), budgets, strict=True):
+            assert total <= budget
+        totals = [int(c[np.arange(12), expected[1]].sum()) for c in stack]
+        if all(total <= budget for total, budget in zip(totals, budgets, strict=True)):
+            assert found.distortion == pytest.approx(expected[0], rel=1e-6, abs=1e-12)
+
+
 @pytest.mark.parametrize("block", range(4))
 def test_equals_highs(block: int) -> None:
     """On 50 mid-sized tables a block the optimum is HiGHS's at gap zero, within its tolerance."""

@@ -1,0 +1,343 @@
+#include "multi_search.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <numeric>
+
+#include "trace_back.h"
+
+namespace rdprune {
+
+namespace {
+
+constexpr double relativeMargin = 0x1p-44;
+constexpr std::size_t dominanceWindow = 256;  // kept states that a new one is compared with
+
+struct Stage {
+    std::size_t cls = 0;
+    double size = 0.0;  // largest |value| + lambda |cost|
+    std::vector<std::size_t> option;
+    std::vector<Cost> cost;      // options x dimensions, relative to the base
+    std::vector<Value> value;    // relative to the base
+    std::vector<double> reduced;
+};
+
+struct States {
+    std::vector<Cost> cost;  // states x dimensions, rows ascending
+    std::vector<Value> value;
+    std::vector<double> reduced;
+
+    [[nodiscard]] std::size_t size() const { return value.size(); }
+};
+
+// For one budget and the classes to come: least sum of r + lambda (left - cost) for each cost left.
+struct Curve {
+    std::vector<double> cost;
+    std::vector<double> value;
+
+    // At costs left below the first knot the budget is out of reach.
+    [[nodiscard]] double operator()(double left) const {
+        if (left < cost.front()) return std::numeric_limits<double>::infinity();
+        const auto next = std::upper_bound(cost.begin(), cost.end(), left) - cost.begin();
+        const auto i = static_cast<std::size_t>(next - 1);
+        if (i + 1 == cost.size()) return value[i];
+        const double share = (left - cost[i]) / (cost[i + 1] - cost[i]);
+        return value[i] + share * (value[i + 1] - value[i]);
+    }
+};
+
+struct Slope {
+    double cost;
+    double value;
+};
+
+struct Search {
+    std::size_t dimensions = 1;
+    double gap = 0.0;
+    double margin = 0.0;
+    bool cut = false;
+    std::vector<Stage> stages;
+    std::vector<std::vector<Curve>> curves;  // after each stage, a dimension
+};
+
+double priced(const std::vector<double>& multipliers, const Cost* cost) {
+    double sum = 0.0;
+    for (std::size_t d = 0; d < multipliers.size(); ++d)
+        sum += multipliers[d] * static_cast<double>(cost[d]);
+    return sum;
+}
+
+// Lower hull of one class's (cost_d, r - lambda_d cost_d), falling part only, as slopes.
+std::vector<Slope> fallingHull(const Stage& stage, std::size_t dimensions, std::size_t d,
+                               double multiplier, Slope& start) {
+    std::vector<Slope> points;
+    for (std::size_t i = 0; i < stage.value.size(); ++i) {
+        const auto cost = static_cast<double>(stage.cost[i * dimensions + d]);
+        points.push_back({cost, stage.reduced[i] - multiplier * cost});
+    }
+    std::sort(points.begin(), points.end(), [](const Slope& a, const Slope& b) {
+        return a.cost != b.cost ? a.cost < b.cost : a.value < b.value;
+    });
+    std::vector<Slope> hull;
+    for (const Slope& point : points) {
+        if (!hull.empty() && point.value >= hull.back().value) continue;
+        while (hull.size() > 1) {
+            const Slope& a = hull[hull.size() - 2];
+            const Slope& b = hull.back();
+            if ((b.value - a.value) * (point.cost - b.cost) <
+                (point.value - b.value) * (b.cost - a.cost))
+                break;
+            hull.pop_back();
+        }
+        hull.push_back(point);
+    }
+    start = hull.front();
+    std::vector<Slope> slopes;
+    for (std::size_t i = 1; i < hull.size(); ++i)
+        slopes.push_back({hull[i].cost - hull[i - 1].cost, hull[i].value - hull[i - 1].value});
+    return slopes;
+}
+
+// Relaxations after every stage, from the last one back.
+void buildCurves(Search& search, const std::vector<double>& multipliers) {
+    const std::size_t stages = search.stages.size();
+    search.curves.assign(stages + 1, std::vector<Curve>(search.dimensions));
+    for (std::size_t d = 0; d < search.dimensions; ++d) {
+        std::vector<Slope> slopes;  // of all classes to come, steepest first
+        Slope start{0.0, 0.0};
+        for (std::size_t t = stages + 1; t-- > 0;) {
+            if (t < stages) {
+                Slope first{0.0, 0.0};
+                auto added =
+                    fallingHull(search.stages[t], search.dimensions, d, multipliers[d], first);
+                start.cost += first.cost;
+                start.value += first.value;
+                const auto middle = static_cast<std::ptrdiff_t>(slopes.size());
+                slopes.insert(slopes.end(), added.begin(), added.end());
+                std::inplace_merge(slopes.begin(), slopes.begin() + middle, slopes.end(),
+                                   [](const Slope& a, const Slope& b) {
+                                       return a.value * b.cost < b.value * a.cost;
+                                   });
+            }
+            Curve& curve = search.curves[t][d];
+            curve.cost.push_back(start.cost);
+            curve.value.push_back(start.value);
+            for (const Slope& slope : slopes) {
+                curve.cost.push_back(curve.cost.back() + slope.cost);
+                curve.value.push_back(curve.value.back() + slope.value);
+            }
+        }
+    }
+}
+
+Search prepare(const Problem& problem, const LagrangianBase& base, double gap) {
+    Search search;
+    search.dimensions = problem.dimensions;
+    search.gap = gap;
+    const std::size_t dimensions = problem.dimensions;
+    double scale = std::abs(base.bound);
+    std::vector<Cost> cost(dimensions);
+    for (std::size_t cls = 0; cls < problem.size(); ++cls) {
+        Stage stage;
+        stage.cls = cls;
+        for (std::size_t i = problem.offsets[cls]; i < problem.offsets[cls + 1]; ++i) {
+            double size = 0.0;
+            for (std::size_t d = 0; d < dimensions; ++d) {
+                cost[d] = problem.costs[i * dimensions + d] -
+                          problem.costs[base.option[cls] * dimensions + d];
+                size += base.multipliers[d] * std::abs(static_cast<double>(cost[d]));
+            }
+            const Value value = problem.values[i] - problem.values[base.option[cls]];
+            const double reduced = static_cast<double>(value) + priced(base.multipliers, cost.data());
+            size += std::abs(static_cast<double>(value));
+            if (reduced > gap + relativeMargin * (size + std::abs(gap))) {
+                search.cut = true;
+                continue;
+            }
+            stage.option.push_back(i);
+            stage.cost.insert(stage.cost.end(), cost.begin(), cost.end());
+            stage.value.push_back(value);
+            stage.reduced.push_back(reduced);
+            stage.size = std::max(stage.size, size);
+        }
+        if (stage.option.size() == 1) continue;
+        scale += stage.size;
+        search.stages.push_back(std::move(stage));
+    }
+    for (std::size_t d = 0; d < dimensions; ++d)
+        scale += base.multipliers[d] * std::abs(static_cast<double>(base.slack[d]));
+    search.margin = relativeMargin * scale;
+    std::stable_sort(search.stages.begin(), search.stages.end(),
+                     [](const Stage& a, const Stage& b) { return a.size > b.size; });
+    buildCurves(search, base.multipliers);
+    return search;
+}
+
+// Smallest possible value - bound of any allocation that the state leads to.
+double leastGap(const Search& search, const LagrangianBase& base, std::size_t stages,
+                const Cost* cost, double reduced) {
+    double rest = 0.0;
+    for (std::size_t d = 0; d < search.dimensions; ++d) {
+        const auto left = static_cast<double>(base.slack[d] - cost[d]);
+        rest = std::max(rest, search.curves[stages][d](left) + base.multipliers[d] * left);
+    }
+    return reduced + rest;
+}
+
+// All states one stage on that stay within the gap, in no order.
+States expand(Search& search, const LagrangianBase& base, std::size_t t, const States& before,
+              std::vector<double>& gaps) {
+    const std::size_t dimensions = search.dimensions;
+    const Stage& stage = search.stages[t];
+    States after;
+    std::vector<Cost> cost(dimensions);
+    gaps.clear();
+    for (std::size_t s = 0; s < before.size(); ++s)
+        for (std::size_t i = 0; i < stage.value.size(); ++i) {
+            for (std::size_t d = 0; d < dimensions; ++d)
+                cost[d] = before.cost[s * dimensions + d] + stage.cost[i * dimensions + d];
+            const Value value = before.value[s] + stage.value[i];
+            const double reduced =
+                static_cast<double>(value) + priced(base.multipliers, cost.data());
+            const double least = leastGap(search, base, t + 1, cost.data(), reduced);
+            if (std::isinf(least)) continue;
+            if (least > search.gap + search.margin) {
+                search.cut = true;
+                continue;
+            }
+            after.cost.insert(after.cost.end(), cost.begin(), cost.end());
+            after.value.push_back(value);
+            after.reduced.push_back(reduced);
+            gaps.push_back(least);
+        }
+    return after;
+}
+
+// Decides whether a state is dominated by the ones before it, which have no larger first cost.
+class Dominance {
+public:
+    explicit Dominance(std::size_t dimensions) : dimensions_(dimensions) {}
+
+    bool dominated(const States& kept, const Cost* cost, Value value) {
+        if (dimensions_ == 2) return dominatedOnStairs(cost[1], value);
+        const std::size_t first =
+            kept.size() > dominanceWindow ? kept.size() - dominanceWindow : 0;
+        for (std::size_t s = kept.size(); s-- > first;) {
+            if (kept.value[s] > value) continue;
+            const Cost* other = kept.cost.data() + s * dimensions_;
+            bool noWorse = true;
+            for (std::size_t d = 0; d < dimensions_ && noWorse; ++d) noWorse = other[d] <= cost[d];
+            if (noWorse) return true;
+        }
+        return false;
+    }
+
+private:
+    // Stairs: second cost ascending, value strictly descending.
+    bool dominatedOnStairs(Cost cost, Value value) {
+        auto next = stairs_.upper_bound(cost);
+        if (next != stairs_.begin() && std::prev(next)->second <= value) return true;
+        auto from = stairs_.lower_bound(cost);
+        while (from != stairs_.end() && from->second >= value) from = stairs_.erase(from);
+        stairs_.emplace_hint(from, cost, value);
+        return false;
+    }
+
+    std::size_t dimensions_;
+    std::map<Cost, Value> stairs_;
+};
+
+// Sorts the states and drops the dominated ones and, with a beam, all but the most promising.
+States thinOut(const States& states, const std::vector<double>& gaps, std::size_t dimensions,
+               std::size_t beam) {
+    std::vector<std::size_t> order(states.size());
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    if (beam > 0 && order.size() > beam) {
+        std::stable_sort(order.begin(), order.end(),
+                         [&](std::size_t a, std::size_t b) { return gaps[a] < gaps[b]; });
+        order.resize(beam);
+    }
+    const auto row = [&](std::size_t s) {
+        return std::span(states.cost).subspan(s * dimensions, dimensions);
+    };
+    std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+        for (std::size_t d = 0; d < dimensions; ++d)
+            if (row(a)[d] != row(b)[d]) return row(a)[d] < row(b)[d];
+        return states.value[a] < states.value[b];
+    });
+    States kept;
+    Dominance dominance(dimensions);
+    for (const std::size_t s : order) {
+        const bool equal = kept.size() > 0 &&
+                           std::ranges::equal(row(s), std::span(kept.cost).last(dimensions));
+        if (equal || dominance.dominated(kept, row(s).data(), states.value[s])) continue;
+        kept.cost.insert(kept.cost.end(), row(s).begin(), row(s).end());
+        kept.value.push_back(states.value[s]);
+        kept.reduced.push_back(states.reduced[s]);
+    }
+    return kept;
+}
+
+// The final state of least value, then least costs; rows are ascending, so the first one found.
+std::size_t bestState(const States& states) {
+    return static_cast<std::size_t>(
+        std::min_element(states.value.begin(), states.value.end()) - states.value.begin());
+}
+
+}  // namespace
+
+MultiSearch searchVectors(const Problem& problem, const LagrangianBase& base, double gap,
+                          std::size_t beam, Watch& watch) {
+    Search search = prepare(problem, base, gap);
+    const std::size_t dimensions = problem.dimensions;
+    const std::size_t stateBytes = dimensions * sizeof(Cost) + sizeof(Value) + 2 * sizeof(double);
+    MultiSearch result;
+    std::vector<States> lists(1);
+    lists[0].cost.assign(dimensions, 0);
+    lists[0].value.push_back(0);
+    lists[0].reduced.push_back(0.0);
+    std::vector<double> gaps;
+    // Without a stage there is one allocation, which must keep the budgets too.
+    if (std::isinf(leastGap(search, base, 0, lists[0].cost.data(), 0.0))) {
+        result.cut = search.cut;
+        return result;
+    }
+    for (std::size_t t = 0; t < search.stages.size(); ++t) {
+        const std::size_t most = lists[t].size() * search.stages[t].value.size();
+        if ((result.states + 2 * most) * stateBytes > watch.bytes() || watch.expired()) {
+            result.outcome = MultiSearch::Outcome::limit;
+            return result;
+        }
+        const States states = expand(search, base, t, lists[t], gaps);
+        lists.push_back(thinOut(states, gaps, dimensions, beam));
+        result.states += lists.back().size();
+    }
+    result.cut = search.cut;
+    const States& last = lists.back();
+    if (last.size() == 0) return result;
+    const std::size_t best = bestState(last);
+    const auto cost = std::span(last.cost).subspan(best * dimensions, dimensions);
+    result.gap = std::max(static_cast<double>(last.value[best]) - base.bound, 0.0);
+    if (beam == 0 && result.gap > gap) {
+        result.cut = true;  // kept by the rounding margin alone
+        return result;
+    }
+    result.outcome = MultiSearch::Outcome::found;
+    result.value = base.value + last.value[best];
+    result.option = base.option;
+    std::vector<TraceStage> trace(search.stages.size());
+    for (std::size_t t = 0; t < trace.size(); ++t) {
+        const Stage& stage = search.stages[t];
+        trace[t] = {stage.cls, stage.cost, stage.value, {}, lists[t].cost, lists[t].value};
+        for (const std::size_t option : stage.option)
+            trace[t].index.push_back(problem.options[option]);
+    }
+    const std::vector<std::size_t> taken = traceBack(trace, cost, last.value[best]);
+    for (std::size_t t = 0; t < trace.size(); ++t)
+        result.option[search.stages[t].cls] = search.stages[t].option[taken[t]];
+    return result;
+}
+
+}  // namespace rdprune
