@@ -1,0 +1,267 @@
+"""Running a model on batches, and leaving it as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Forward = Callable[[nn.Module, Any], Any]
+"""Runs a model on one batch (already on the model's device) and returns its output."""
+
+Advance = Callable[[str, int], None]
+"""Told what is being worked on and how many steps were done since the last call."""
+
+_LABELS = ("labels", "label")
+
+
+def read(batches: Iterable[Any]) -> tuple[Any, ...]:
+    """Read all batches once, so that every pass sees the same samples.
+
+    A loader that shuffles or augments would otherwise give other samples at each pass. The state
+    of torch's random generators is left as it was.
+
+    Raises
+    ------
+    ValueError
+        If there is no batch, or `batches` is a single batch.
+    """
+    if isinstance(batches, (Tensor, Mapping, str)) or not isinstance(batches, Iterable):
+        kind = type(batches).__name__
+        raise ValueError(f"batches is a {kind}, must be an iterable of batches, such as [batch]")
+    with _forked_random():
+        data = tuple(batches)
+    if not data:
+        raise ValueError("batches is empty: at least one batch is needed")
+    return data
+
+
+def labels(batch: Any) -> Tensor | None:
+    """Return the labels of a batch, int64 of shape (n,), or None if it has none.
+
+    They are the ``labels`` or ``label`` of a dict, or a second element that is a 1-D integer
+    tensor as long as the inputs.
+    """
+    if isinstance(batch, Mapping):
+        found = next((batch[key] for key in _LABELS if key in batch), None)
+    else:
+        found = batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
+    if not isinstance(found, Tensor) or found.ndim != 1:
+        return None
+    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
+        return None
+    return found if _samples(batch) in (None, len(found)) else None
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """Copy a batch to a device: its tensors, nested in dicts, tuples and lists.
+
+    A copy even on the same device, because a model may change its inputs in place.
+    """
+    if isinstance(value, Tensor):
+        return value.to(device, copy=True)
+    if isinstance(value, Mapping):
+        return {key: to_device(item, device) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(to_device(item, device) for item in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(to_device(item, device) for item in value)
+    return value
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Device of the first parameter of a model, the CPU if it has none."""
+    first = next(model.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def output_tensor(output: Any) -> Tensor:
+    """Pick the tensor that distortion is measured on from a model's output.
+
+    It is the output itself; of a dict its ``logits``, else its first floating-point tensor; of a
+    tuple or list the first floating-point tensor.
+
+    Raises
+    ------
+    ValueError
+        If there is no floating-point tensor.
+    """
+    if isinstance(output, Mapping):
+        logits = output.get("logits")
+        candidates = [logits] if isinstance(logits, Tensor) else list(output.values())
+    elif isinstance(output, (tuple, list)):
+        candidates = list(output)
+    else:
+        candidates = [output]
+    for value in candidates:
+        if isinstance(value, Tensor) and value.is_floating_point():
+            return value
+    raise ValueError(
+        f"the model's output, a {type(output).__name__}, holds no floating-point tensor: "
+        "give forward= a function that returns one"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """A model and the batches to run it on.
+
+    Attributes
+    ----------
+    model : torch.nn.Module
+        The model, run in the mode it is in.
+    batches : tuple
+        What `read` returned.
+    forward : callable, optional
+        Replaces the call of the model.
+    seed : int
+        Every pass starts from this state of torch's generators, so that a model that draws
+        random numbers draws the same ones.
+    """
+
+    model: nn.Module
+    batches: tuple[Any, ...]
+    forward: Forward | None = None
+    seed: int = 0
+
+    def outputs(self) -> Iterator[Tensor]:
+        """Run the model on all batches; use within `preserved`.
+
+        Yields
+        ------
+        torch.Tensor
+            Output on one batch: float32 on the CPU, shape (n, ...) for n samples.
+
+        Raises
+        ------
+        ValueError
+            If an output is no floating-point tensor or has not one row a sample.
+        """
+        _seed(self.seed)
+        device = device_of(self.model)
+        for index, batch in enumerate(self.batches):
+            moved = to_device(batch, device)
+            if self.forward is None:
+                output = output_tensor(_call(self.model, moved))
+                expected = _samples(moved)
+            else:
+                output = output_tensor(self.forward(self.model, moved))
+                expected = None
+            if output.ndim == 0 or output.numel() == 0 or expected not in (None, len(output)):
+                raise ValueError(
+                    f"the output on batch {index} has shape {tuple(output.shape)}, "
+                    f"must have one row for each of the {expected or 'n'} samples"
+                )
+            yield output.detach().to("cpu", torch.float32)
+
+
+@contextmanager
+def preserved(*models: nn.Module) -> Iterator[None]:
+    """Run in evaluation mode without gradients, and leave the models as they were.
+
+    At the end, also after an exception, the attributes of all modules (training mode among them),
+    their buffers and the state of torch's generators are as before. Weights are not copied.
+    """
+    states = [_ModuleState(module) for model in models for module in model.modules()]
+    with _forked_random(), torch.no_grad():
+        try:
+            for model in models:
+                model.eval()
+            yield
+        finally:
+            for state in states:
+                state.restore()
+
+
+@contextmanager
+def progress_bar(total: int, shown: bool) -> Iterator[Advance]:
+    """Show how many of `total` steps are done, on stderr, if it is to be shown."""
+    if not shown:
+        yield lambda _name, _done: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("measuring", total=total)
+        yield lambda name, done: bar.update(task, description=name, advance=done)
+
+
+class _ModuleState:
+    """The attributes of one module, and the values of its buffers."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._attributes = dict(vars(module))
+        self._parameters = dict(module._parameters)
+        self._buffers = dict(module._buffers)
+        self._values = {
+            name: buffer.detach().clone()
+            for name, buffer in self._buffers.items()
+            if buffer is not None
+        }
+
+    def restore(self) -> None:
+        attributes = vars(self._module)
+        for name in attributes.keys() - self._attributes.keys():
+            del attributes[name]
+        attributes.update(self._attributes)
+        _replace(self._module._parameters, self._parameters)
+        _replace(self._module._buffers, self._buffers)
+        for name, values in self._values.items():
+            buffer = self._buffers[name]
+            if buffer is not None:
+                buffer.data.copy_(values)
+
+
+def _replace(target: dict[str, Any], items: Mapping[str, Any]) -> None:
+    target.clear()
+    target.update(items)
+
+
+def _call(model: nn.Module, batch: Any) -> Any:
+    if isinstance(batch, Mapping):
+        return model(**{key: value for key, value in batch.items() if key not in _LABELS})
+    if isinstance(batch, (tuple, list)):
+        if not batch:
+            raise ValueError("batches holds an empty tuple, must hold inputs")
+        return _call(model, batch[0])
+    return model(batch)
+
+
+def _samples(batch: Any) -> int | None:
+    """Length of the first tensor among the inputs."""
+    if isinstance(batch, (tuple, list)) and batch:
+        return _samples(batch[0])
+    if isinstance(batch, Mapping):
+        values = (value for key, value in batch.items() if key not in _LABELS)
+        batch = next((value for value in values if isinstance(value, Tensor)), None)
+    return len(batch) if isinstance(batch, Tensor) and batch.ndim else None
+
+
+@contextmanager
+def _forked_random() -> Iterator[None]:
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        yield
+
+
+def _seed(seed: int) -> None:
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(seed)

@@ -1,0 +1,278 @@
+"""The allocation beside the usual baselines, at exactly the same number of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from torch import Tensor, nn
+
+from rdprune.baselines import BASELINES
+from rdprune.batches import Forward, Runner, labels, preserved, progress_bar, read
+from rdprune.distortion import Reference
+from rdprune.layers import Prunable, named_layers
+from rdprune.magnitude import magnitude_order, order_mask, saved_weights, write_masked
+from rdprune.masking import expected_kept
+from rdprune.recovery import batchnorms, repair_
+from rdprune_core import RDTable, allocate
+
+METHODS = ("dense", "rdprune", *BASELINES)
+
+
+@dataclass(frozen=True, slots=True)
+class CompareRow:
+    """One method at one sparsity.
+
+    Attributes
+    ----------
+    method : str
+        ``"dense"``, ``"rdprune"`` or the name of a baseline.
+    sparsity : float
+        Sparsity asked for; 0 for the dense network.
+    kept : int
+        Weights kept in all layers of the table.
+    distortion, distortion_heldout : float
+        Distortion of the output on the calibration and held-out batches, of the table's kind;
+        not finite where the pruned network's output is not.
+    top1 : float
+        Fraction of the held-out samples (else of the calibration samples) classified right.
+    repaired_distortion, repaired_distortion_heldout, repaired_top1 : float
+        The same after `repair_` on the calibration batches.
+    predicted : float
+        The allocation's distortion, for ``"rdprune"``.
+
+    What is not available is None: held-out figures without held-out batches, top-1 without
+    labels, repaired figures without BatchNorm.
+    """
+
+    method: str
+    sparsity: float
+    kept: int
+    distortion: float
+    distortion_heldout: float | None
+    top1: float | None
+    repaired_distortion: float | None
+    repaired_distortion_heldout: float | None
+    repaired_top1: float | None
+    predicted: float | None
+
+
+def compare(
+    model: nn.Module,
+    batches: Iterable[Any],
+    table: RDTable,
+    *,
+    sparsities: Sequence[float],
+    heldout: Iterable[Any] | None = None,
+    forward: Forward | None = None,
+    methods: Sequence[str] = METHODS,
+    progress: bool = True,
+) -> list[CompareRow]:
+    """Prune by each method to the same number of weights, and run the network.
+
+    At each sparsity the additive allocation of the table is computed, and all methods keep as
+    many weights in all as it does, in the layers of the table. The model is left exactly as it
+    was, also after an error or an interrupt.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The dense model that was measured.
+    batches : iterable
+        Calibration batches, as for `measure`.
+    table : RDTable
+        What `measure` returned.
+    sparsities : sequence of float
+        In (0, 1).
+    heldout : iterable, optional
+        Further batches, with labels for top-1.
+    forward : callable, optional
+        ``forward(model, batch)`` replaces the call of the model.
+    methods : sequence of str
+        Some of ``METHODS``.
+    progress : bool
+        Show a progress bar on stderr.
+
+    Returns
+    -------
+    list of CompareRow
+        The dense network, if asked for, then each method at each sparsity, in the order given.
+
+    Raises
+    ------
+    ValueError
+        If a method is unknown, a sparsity is out of range, or the table is of another model.
+    InfeasibleBudgetError
+        If a sparsity cannot be reached with the options of the table.
+    """
+    layers = _layers_of(model, table)
+    plans = _plans(layers, table, sparsities, methods)
+    data = read(batches)
+    further = None if heldout is None else read(heldout)
+    rows = []
+    with ExitStack() as stack:
+        saved = stack.enter_context(saved_weights(layer.parameter for layer in layers.values()))
+        stack.enter_context(preserved(model))
+        run = _Network(model, data, further, forward, table.metadata)
+        orders = [magnitude_order(w, layer=n) for n, w in zip(layers, saved, strict=True)]
+        advance = stack.enter_context(progress_bar(len(plans), progress))
+        for plan in plans:
+            advance(plan.method, 0)
+            for layer, weight, order in zip(layers.values(), saved, orders, strict=True):
+                mask = order_mask(order, plan.kept[layer.name], weight.shape)
+                write_masked(layer.parameter, weight, mask)
+            rows.append(
+                CompareRow(
+                    method=plan.method,
+                    sparsity=plan.sparsity,
+                    kept=sum(plan.kept.values()),
+                    **run.figures(),
+                    predicted=plan.predicted,
+                )
+            )
+            advance(plan.method, 1)
+    return rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    method: str
+    sparsity: float
+    kept: Mapping[str, int]
+    predicted: float | None = None
+
+
+def _layers_of(model: nn.Module, table: RDTable) -> dict[str, Prunable]:
+    layers = named_layers(model, table.names, "table")
+    shapes = table.metadata.get("shapes", {})
+    for name, layer in layers.items():
+        shape = tuple(layer.parameter.shape)
+        expected = tuple(shapes.get(name, shape))
+        if shape != expected:
+            raise ValueError(
+                f"table of another model: layer {name!r} has shape {shape}, the table's has "
+                f"{expected}"
+            )
+        if layer.masked:
+            raise ValueError(f"layer {name!r} carries a mask: applied already; strip_ first")
+    return layers
+
+
+def _plans(
+    layers: Mapping[str, Prunable],
+    table: RDTable,
+    sparsities: Sequence[float],
+    methods: Sequence[str],
+) -> list[_Plan]:
+    for method in methods:
+        if method not in METHODS:
+            raise ValueError(f"methods holds {method!r}, must hold some of {', '.join(METHODS)}")
+    plans = []
+    if "dense" in methods:
+        plans.append(_Plan("dense", 0.0, {n: p.parameter.numel() for n, p in layers.items()}))
+    for sparsity in sparsities:
+        allocation = allocate(table, sparsity=sparsity)
+        kept = expected_kept(layers, allocation)
+        total = sum(kept.values())
+        for method in methods:
+            if method == "rdprune":
+                plans.append(_Plan(method, sparsity, kept, allocation.distortion))
+            elif method in BASELINES:
+                plans.append(_Plan(method, sparsity, BASELINES[method](layers, total)))
+    return plans
+
+
+class _Figures(TypedDict):
+    distortion: float
+    distortion_heldout: float | None
+    top1: float | None
+    repaired_distortion: float | None
+    repaired_distortion_heldout: float | None
+    repaired_top1: float | None
+
+
+class _Network:
+    """The model on both sets of batches, compared with the dense network's outputs."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: tuple[Any, ...],
+        heldout: tuple[Any, ...] | None,
+        forward: Forward | None,
+        metadata: Mapping[str, Any],
+    ) -> None:
+        self._model = model
+        self._data = data
+        self._forward = forward
+        kind = metadata.get("distortion", "mse")
+        seed = int(metadata.get("seed", 0))
+        self._calibration = _Evaluation(Runner(model, data, forward, seed), kind)
+        self._heldout = None
+        if heldout is not None:
+            self._heldout = _Evaluation(Runner(model, heldout, forward, seed), kind)
+
+    def figures(self) -> _Figures:
+        """Run the network with the weights that it has now, as it is and repaired."""
+        distortion, heldout, top1 = self._run()
+        repaired: tuple[float | None, float | None, float | None] = (None, None, None)
+        with _saved_statistics(self._model):
+            if repair_(self._model, self._data, forward=self._forward):
+                repaired = self._run()
+        return {
+            "distortion": distortion,
+            "distortion_heldout": heldout,
+            "top1": top1,
+            "repaired_distortion": repaired[0],
+            "repaired_distortion_heldout": repaired[1],
+            "repaired_top1": repaired[2],
+        }
+
+    def _run(self) -> tuple[float, float | None, float | None]:
+        distortion, top1 = self._calibration.run()
+        if self._heldout is None:
+            return distortion, None, top1
+        heldout, top1 = self._heldout.run()
+        return distortion, heldout, top1
+
+
+class _Evaluation:
+    """Distortion and top-1 of a model on some batches, against its outputs at the start."""
+
+    def __init__(self, runner: Runner, kind: str) -> None:
+        self._runner = runner
+        self._labels = [labels(batch) for batch in runner.batches]
+        self._reference = Reference(runner.outputs(), distortion=kind)
+        self._right: int | None = None
+
+    def run(self) -> tuple[float, float | None]:
+        self._right = 0
+        distortion = self._reference.measure(self._scored()).distortion
+        right = self._right
+        return distortion, None if right is None else right / self._reference.samples
+
+    def _scored(self) -> Iterator[Tensor]:
+        for output, truth in zip(self._runner.outputs(), self._labels, strict=True):
+            if self._right is not None:
+                right = _count_right(output, truth)
+                self._right = None if right is None else self._right + right
+            yield output
+
+
+def _count_right(output: Tensor, truth: Tensor | None) -> int | None:
+    if truth is None or output.ndim != 2 or len(truth) != len(output):
+        return None
+    return int((output.argmax(dim=1) == truth.cpu()).sum())
+
+
+@contextmanager
+def _saved_statistics(model: nn.Module) -> Iterator[None]:
+    buffers = [buffer for module in batchnorms(model) for buffer in module.buffers(recurse=False)]
+    values = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        for buffer, value in zip(buffers, values, strict=True):
+            buffer.data.copy_(value)

@@ -1,0 +1,151 @@
+"""How far outputs are from the dense network's, and a small sketch of the difference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+KINDS = ("mse", "max")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measurement:
+    """What one option does to the output.
+
+    Attributes
+    ----------
+    distortion : float
+        Mean or maximum over the samples of the mean square error of a sample's output.
+    response : ndarray, optional
+        float32, shape (m,): the sketched difference. The mean of its squares estimates the mean
+        square error, and equals it where the sketch is the identity.
+    """
+
+    distortion: float
+    response: NDArray[np.float32] | None
+
+
+class Reference:
+    """The dense network's outputs on all batches, to measure others against.
+
+    The error of sample i is the mean over its output elements of (f(x_i; masked) - f(x_i))²,
+    computed in float64; ``"mse"`` is the mean of the errors over the samples, ``"max"`` the
+    largest.
+
+    Parameters
+    ----------
+    outputs : iterable of torch.Tensor
+        One a batch, float32, shape (n, ...).
+    distortion : str
+        ``"mse"`` or ``"max"``.
+    projection : int
+        Numbers in a response; 0 for none. No more than there are output elements.
+    seed : int
+        Of the projection.
+
+    Raises
+    ------
+    ValueError
+        If `distortion` is unknown or an output is not finite.
+    """
+
+    def __init__(
+        self,
+        outputs: Iterable[Tensor],
+        *,
+        distortion: str = "mse",
+        projection: int = 0,
+        seed: int = 0,
+    ) -> None:
+        if distortion not in KINDS:
+            raise ValueError(f"distortion is {distortion!r}, must be one of {', '.join(KINDS)}")
+        self._kind = distortion
+        self._outputs = []
+        for index, output in enumerate(outputs):
+            if not output.isfinite().all():
+                raise ValueError(
+                    f"the dense model's output on batch {index} is not finite: it holds NaN or inf"
+                )
+            self._outputs.append(output.clone())
+        self.samples = sum(len(output) for output in self._outputs)
+        self.elements = sum(output.numel() for output in self._outputs)
+        self._sketch = _Sketch(self._outputs, projection, seed) if projection else None
+
+    @property
+    def projection(self) -> int:
+        """Numbers in a response, 0 if none is computed."""
+        return self._sketch.size if self._sketch else 0
+
+    def measure(self, outputs: Iterable[Tensor]) -> Measurement:
+        """Compare other outputs on the same batches with the reference.
+
+        Raises
+        ------
+        ValueError
+            If an output has another shape than the reference.
+        """
+        errors = []
+        total = torch.zeros(self.projection, dtype=torch.float64)
+        for index, (output, dense) in enumerate(zip(outputs, self._outputs, strict=True)):
+            if output.shape != dense.shape:
+                raise ValueError(
+                    f"the output on batch {index} has shape {tuple(output.shape)}, "
+                    f"the dense model's has {tuple(dense.shape)}"
+                )
+            difference = (output.double() - dense.double()).reshape(len(dense), -1)
+            errors.append(difference.square().mean(dim=1))
+            if self._sketch:
+                self._sketch.add(total, index, difference)
+        error = torch.cat(errors)
+        distortion = error.mean() if self._kind == "mse" else error.max()
+        response = self._sketch.scaled(total) if self._sketch else None
+        return Measurement(float(distortion), response)
+
+
+class _Sketch:
+    """CountSketch of all output elements to at most `size` numbers.
+
+    Every element adds itself, with a random sign, to a random bucket (Charikar, Chen,
+    Farach-Colton 2002, *Finding frequent items in data streams*; Weinberger et al. 2009,
+    *Feature hashing for large scale multitask learning*). Inner products of sketches are unbiased
+    estimates of those of the vectors. With no more elements than buckets it is the identity.
+    """
+
+    def __init__(self, outputs: Sequence[Tensor], size: int, seed: int) -> None:
+        elements = sum(output.numel() for output in outputs)
+        samples = sum(len(output) for output in outputs)
+        self.size = min(size, elements)
+        self._scale = math.sqrt(self.size / elements)
+        self._buckets: list[Tensor] = []
+        self._signs: list[Tensor] = []
+        offset = 0
+        for index, output in enumerate(outputs):
+            count = output.numel()
+            # A sample's elements weigh 1 / their number in the mse; all weights are 1 if every
+            # sample has the same number.
+            weight = math.sqrt(elements * len(output) / (samples * count))
+            if elements <= size:
+                self._buckets.append(torch.arange(offset, offset + count))
+                self._signs.append(torch.full((count,), weight))
+            else:
+                generator = torch.Generator().manual_seed((seed << 24) + index)
+                buckets = torch.randint(self.size, (count,), generator=generator, dtype=torch.int32)
+                signs = torch.randint(2, (count,), generator=generator, dtype=torch.int8)
+                self._buckets.append(buckets)
+                self._signs.append((2 * signs - 1) * weight)
+            offset += count
+
+    def add(self, total: Tensor, index: int, difference: Tensor) -> None:
+        """Add the difference on one batch, float64, to the sketch `total`, shape (size,)."""
+        total.index_add_(0, self._buckets[index], difference.reshape(-1) * self._signs[index])
+
+    def scaled(self, total: Tensor) -> NDArray[np.float32]:
+        """Scale a sketch so that the mean of its squares estimates the mean square error."""
+        response: NDArray[np.float32] = (total * self._scale).to(torch.float32).numpy()
+        return response

@@ -1,0 +1,271 @@
+"""From an allocation to masks on a model, and to a model with the zeros written in."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+from rdprune.layers import Prunable, named_layers
+from rdprune.magnitude import kept_count, label_level, magnitude_mask
+from rdprune_core import Allocation, FileFormatError
+from rdprune_core.files import atomic_write
+
+_FORMAT = {"format": "rdprune-masks", "version": "1"}
+
+
+def masks(model: nn.Module, allocation: Allocation) -> dict[str, Tensor]:
+    """Compute the masks of an allocation: the largest magnitudes of each layer stay.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The dense model, or one masked by `apply_` (whose dense weights count).
+    allocation : Allocation
+        What to keep.
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+        By parameter name, bool, shape of the weight, True where it is kept. The number of True is
+        exactly the allocation's cost ``params`` of the layer.
+
+    Raises
+    ------
+    ValueError
+        If the allocation is of another model, or of another kind of mask.
+    """
+    layers = named_layers(model, allocation.names, "allocation")
+    kept = expected_kept(layers, allocation)
+    return {
+        name: magnitude_mask(layer.parameter, kept[name], layer=name)
+        for name, layer in layers.items()
+    }
+
+
+def expected_kept(layers: Mapping[str, Prunable], allocation: Allocation) -> dict[str, int]:
+    """Weights that an allocation keeps in each layer, checked against the layers.
+
+    Raises
+    ------
+    ValueError
+        If a layer's shape or size disagrees with the allocation.
+    """
+    kind = allocation.metadata.get("mask", "unstructured-magnitude")
+    if kind != "unstructured-magnitude":
+        raise ValueError(f"allocation has masks of kind {kind!r}, must be 'unstructured-magnitude'")
+    if "params" not in allocation.layer_costs:
+        raise ValueError("allocation has no cost 'params', the weights kept in each layer")
+    shapes = allocation.metadata.get("shapes", {})
+    kept = {}
+    for name, label, count in zip(
+        allocation.names, allocation.options, allocation.layer_costs["params"], strict=True
+    ):
+        shape = tuple(layers[name].parameter.shape)
+        expected = tuple(shapes.get(name, shape))
+        if shape != expected:
+            raise ValueError(
+                f"allocation of another model: layer {name!r} has shape {shape}, "
+                f"the allocation's has {expected}"
+            )
+        try:
+            exact = kept_count(layers[name].parameter.numel(), label_level(label))
+        except ValueError as error:
+            raise ValueError(f"layer {name!r}: {error}") from None
+        if exact != count:
+            raise ValueError(
+                f"allocation of another model: layer {name!r} at sparsity {label} keeps {exact} "
+                f"of its weights, the allocation says {count}"
+            )
+        kept[name] = exact
+    return kept
+
+
+def apply_(model: nn.Module, allocation_or_masks: Allocation | Mapping[str, Tensor]) -> nn.Module:
+    """Mask a model in place, with `torch.nn.utils.prune`.
+
+    Each weight becomes ``weight_orig * weight_mask``, so that training goes on under the mask. A
+    shared weight is masked in every module that holds it. The order of the parameters is kept.
+    The weight of a module whose ``forward`` is never called, such as ``out_proj`` in
+    `torch.nn.MultiheadAttention`, is masked but does not train until `strip_`.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The dense model.
+    allocation_or_masks : Allocation or mapping of str to torch.Tensor
+        What to keep, or bool masks by parameter name.
+
+    Returns
+    -------
+    torch.nn.Module
+        The model itself.
+
+    Raises
+    ------
+    ValueError
+        If the masks do not fit the model or a layer is masked already; the model is unchanged.
+    """
+    given = allocation_or_masks
+    names = given.names if isinstance(given, Allocation) else tuple(given)
+    layers = named_layers(model, names, "allocation" if isinstance(given, Allocation) else "masks")
+    for name, layer in layers.items():
+        if layer.masked:
+            raise ValueError(f"layer {name!r} carries a mask: applied already; strip_ first")
+    chosen = masks(model, given) if isinstance(given, Allocation) else given
+    for name, layer in layers.items():
+        _check_mask(name, chosen[name], layer.parameter)
+    done: list[tuple[nn.Module, str, list[str]]] = []
+    try:
+        for name, layer in layers.items():
+            for module, attribute, _ in layer.owners:
+                done.append((module, attribute, list(module._parameters)))
+                _mask(module, attribute, chosen[name].to(layer.parameter.device))
+    except BaseException:
+        for module, attribute, order in reversed(done):
+            _unmask(module, attribute, order)
+        raise
+    return model
+
+
+def strip_(model: nn.Module) -> nn.Module:
+    """Write the zeros of all masks into the weights, and remove the masks, in place.
+
+    The names of the state dict are the dense model's again, and shared weights remain shared.
+
+    Returns
+    -------
+    torch.nn.Module
+        The model itself.
+
+    Raises
+    ------
+    ValueError
+        If the model carries no masks.
+    """
+    masked = [
+        (module, attribute)
+        for module in model.modules()
+        for attribute in _masked_attributes(module)
+    ]
+    if not masked:
+        raise ValueError("model carries no masks: apply_ first")
+    for module, attribute in masked:
+        order = list(module._parameters)
+        prune.remove(module, attribute)  # type: ignore[no-untyped-call]
+        _remove_detaching(module)
+        _reorder(module, [attribute if key == f"{attribute}_orig" else key for key in order])
+    return model
+
+
+def save_masks(path: str | os.PathLike[str], masks: Mapping[str, Tensor]) -> None:
+    """Save masks as safetensors, atomically: the file is either complete or as before.
+
+    Parameters
+    ----------
+    path : path-like
+        The file, usually ``.safetensors``.
+    masks : mapping of str to torch.Tensor
+        bool masks by parameter name.
+    """
+    for name, mask in masks.items():
+        _check_mask(name, mask, mask)
+    tensors = {name: mask.detach().cpu().contiguous().clone() for name, mask in masks.items()}
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary, metadata=_FORMAT)
+
+
+def load_masks(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Load what `save_masks` wrote.
+
+    Raises
+    ------
+    FileFormatError
+        If the file is corrupted or truncated, or does not hold masks.
+    FileNotFoundError
+        If there is no such file.
+    """
+    try:
+        with safe_open(os.fspath(path), framework="pt") as file:
+            loaded = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            found = dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise FileFormatError(
+            f"{os.fspath(path)}: not a complete safetensors file: {error}"
+        ) from None
+    if found != _FORMAT:
+        raise FileFormatError(
+            f"{os.fspath(path)}: not a file of masks: its metadata is {json.dumps(found)}, "
+            f"must be {json.dumps(_FORMAT)}"
+        )
+    for name, mask in loaded.items():
+        if mask.dtype != torch.bool:
+            raise FileFormatError(f"{os.fspath(path)}: mask {name!r} is {mask.dtype}, must be bool")
+    return loaded
+
+
+def _check_mask(name: str, mask: Any, weight: Tensor) -> None:
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        found = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise ValueError(f"mask of layer {name!r} is {found}, must be a bool tensor")
+    if mask.shape != weight.shape:
+        raise ValueError(
+            f"mask of layer {name!r} has shape {tuple(mask.shape)}, "
+            f"the weight has {tuple(weight.shape)}"
+        )
+
+
+def _mask(module: nn.Module, attribute: str, mask: Tensor) -> None:
+    order = list(module._parameters)
+    prune.custom_from_mask(module, attribute, mask)  # type: ignore[no-untyped-call]
+    _reorder(module, [f"{attribute}_orig" if key == attribute else key for key in order])
+    _detach_weights(module)
+    if not any(hook is _detach_weights for hook in module._forward_hooks.values()):
+        module.register_forward_hook(_detach_weights, always_call=True)
+
+
+def _unmask(module: nn.Module, attribute: str, order: list[str]) -> None:
+    """Undo `_mask`, however far it came."""
+    for key, hook in list(module._forward_pre_hooks.items()):
+        if isinstance(hook, prune.BasePruningMethod) and hook._tensor_name == attribute:
+            del module._forward_pre_hooks[key]
+    _remove_detaching(module)
+    module._buffers.pop(f"{attribute}_mask", None)
+    original = module._parameters.pop(f"{attribute}_orig", None)
+    if original is not None:
+        vars(module).pop(attribute, None)
+        module.register_parameter(attribute, original)
+    _reorder(module, order)
+
+
+def _detach_weights(module: nn.Module, *_: Any) -> None:
+    """Forward hook: cut the masked weight off the last graph, which deepcopy would refuse."""
+    for attribute in _masked_attributes(module):
+        setattr(module, attribute, getattr(module, attribute).detach())
+
+
+def _masked_attributes(module: nn.Module) -> list[str]:
+    hooks = module._forward_pre_hooks.values()
+    return [hook._tensor_name for hook in hooks if isinstance(hook, prune.BasePruningMethod)]
+
+
+def _remove_detaching(module: nn.Module) -> None:
+    if _masked_attributes(module):
+        return
+    for key, hook in list(module._forward_hooks.items()):
+        if hook is _detach_weights:
+            del module._forward_hooks[key]
+            module._forward_hooks_always_called.pop(key, None)
+
+
+def _reorder(module: nn.Module, order: list[str]) -> None:
+    parameters = {key: module._parameters[key] for key in order}
+    module._parameters.clear()
+    module._parameters.update(parameters)

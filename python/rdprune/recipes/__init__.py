@@ -1,0 +1,1 @@
+"""Networks and data for whole runs on public benchmarks."""

@@ -1,0 +1,275 @@
+"""What people and programs read: tables for the terminal, plain dicts for JSON."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+from rich import box
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from rdprune.compare import CompareRow
+    from rdprune.verify import VerifyReport
+    from rdprune_core import Allocation, Frontier, RDTable
+
+FRONTIER_ROWS: Final = 21
+MISSING: Final = "–"
+LEFT: Final = ("layer", "method", "status", "")
+NOUNS: Final = {"params": "weights", "macs": "MACs"}
+
+
+def short_name(name: str) -> str:
+    """Return a layer's name without the ``.weight`` that nearly all of them end in."""
+    return name.removesuffix(".weight")
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Return a distortion to some significant digits, or a dash where there is none."""
+    if value is None or math.isnan(value):
+        return MISSING
+    return f"{value:.{digits}g}"
+
+
+def share(value: float | None, digits: int = 1) -> str:
+    """Return a fraction in per cent, or a dash where there is none."""
+    return MISSING if value is None else f"{100 * value:.{digits}f} %"
+
+
+def sparsities(table: RDTable, allocation: Allocation) -> NDArray[np.float64]:
+    """Return the fraction of the first cost removed in every layer, shape (L,)."""
+    cost = next(iter(table.costs))
+    dense = np.maximum(table.dense[cost], 1)
+    return 1.0 - np.asarray(allocation.layer_costs[cost] / dense, dtype=np.float64)
+
+
+def measured_table(table: RDTable) -> Table:
+    """Return one row a layer: its size, and its distortion near 50, 80, 90 and 100 % sparsity."""
+    cost = next(iter(table.costs))
+    marks = (0.5, 0.8, 0.9, 1.0)
+    others = [name for name in table.costs if name != cost]
+    nouns = [NOUNS.get(name, name) for name in (cost, *others)]
+    grid = _grid("layer", *nouns, *(f"at {share(mark, 0)}" for mark in marks))
+    for index, name in enumerate(table.names):
+        removed = 1.0 - table.costs[cost][index] / max(1, int(table.dense[cost][index]))
+        nearest = [int(np.abs(removed - mark).argmin()) for mark in marks]
+        grid.add_row(
+            short_name(name),
+            *(f"{table.dense[other][index]:,}" for other in (cost, *others)),
+            *(number(float(table.distortion[index][option])) for option in nearest),
+        )
+    grid.caption = "distortion of the output with one layer pruned to the nearest measured sparsity"
+    return grid
+
+
+def allocation_table(table: RDTable, allocation: Allocation) -> Table:
+    """Return one row a layer, and the total with its certificate below.
+
+    Parameters
+    ----------
+    table
+        The table that the allocation was made from.
+    allocation
+        Any choice of that table's options.
+    """
+    cost = next(iter(table.costs))
+    noun = NOUNS.get(cost, cost)
+    grid = _grid("layer", noun, "kept", "sparsity", "option", "distortion alone")
+    kept, dense = allocation.layer_costs[cost], table.dense[cost]
+    for index, name in enumerate(allocation.names):
+        grid.add_row(
+            short_name(name),
+            f"{dense[index]:,}",
+            f"{kept[index]:,}",
+            share(1.0 - kept[index] / max(1, int(dense[index]))),
+            allocation.options[index],
+            number(float(table.distortion[index][allocation.choice[index]])),
+        )
+    grid.add_section()
+    total = allocation.cost[cost]
+    grid.add_row(
+        "total",
+        f"{allocation.dense[cost]:,}",
+        f"{total:,}",
+        share(allocation.sparsity, 2),
+        "",
+        number(allocation.distortion),
+        style="bold",
+    )
+    grid.caption = certificate(allocation)
+    return grid
+
+
+def certificate(allocation: Allocation) -> str:
+    """Return one line: objective, status, bound and gap, and how full each budget is."""
+    parts = [
+        f"{allocation.objective} objective {number(allocation.distortion)}: {_proof(allocation)}"
+    ]
+    for name, budget in allocation.budget.items():
+        parts.append(f"{name} {allocation.cost[name]:,} of {budget:,}")
+    return "; ".join(parts)
+
+
+def _proof(allocation: Allocation) -> str:
+    """Return what is known about how good an allocation is."""
+    if allocation.status == "optimal":
+        return "optimal, proved"
+    if not math.isfinite(allocation.lower_bound):
+        return allocation.status
+    return (
+        f"{allocation.status}, lower bound {number(allocation.lower_bound)}, "
+        f"gap {share(allocation.gap, 3)}"
+    )
+
+
+def certificate_table(allocations: Sequence[Allocation], seconds: Sequence[float]) -> Table:
+    """Return one row an allocation: what it keeps, what is proved, how long solving took."""
+    grid = _grid("sparsity", "kept", "budget", "distortion", "status", "gap", "solved in")
+    for allocation, elapsed in zip(allocations, seconds, strict=True):
+        cost = next(iter(allocation.cost))
+        grid.add_row(
+            share(allocation.sparsity, 2),
+            f"{allocation.cost[cost]:,}",
+            f"{allocation.budget[cost]:,}" if cost in allocation.budget else MISSING,
+            number(allocation.distortion),
+            allocation.status,
+            f"{allocation.gap:.1e}" if allocation.gap else "0",
+            f"{1000 * elapsed:.1f} ms",
+        )
+    return grid
+
+
+def verify_table(reports: Iterable[VerifyReport]) -> Table:
+    """Return one row a report: predicted against true distortion, and the counted weights."""
+    grid = _grid("kept, counted", "kept, expected", "predicted", "true", "true / predicted", "")
+    samples, states = set(), set()
+    for report in reports:
+        agrees = report.kept_total == report.expected_total
+        ratio = report.true / report.predicted if report.predicted > 0 else None
+        grid.add_row(
+            f"{report.kept_total:,}",
+            f"{report.expected_total:,}",
+            number(report.predicted),
+            number(report.true),
+            number(ratio),
+            "counts agree" if agrees else "[bold red]counts differ",
+        )
+        samples.add(report.samples)
+        states.add(f"{report.objective} objective, recovery {report.recovery}")
+    counts = ", ".join(f"{n:,}" for n in sorted(samples))
+    grid.caption = f"{counts} samples; {'; '.join(sorted(states))}"
+    return grid
+
+
+def frontier_table(frontier: Frontier) -> Table:
+    """Return at most 21 points of a frontier, evenly spread, the ends among them."""
+    grid = _grid("budget", "density", "distortion", "status")
+    count = len(frontier)
+    picked = np.unique(np.linspace(0, count - 1, min(count, FRONTIER_ROWS)).round().astype(int))
+    for index in picked:
+        allocation = frontier.allocations[index]
+        budget = int(frontier.budgets[index])
+        grid.add_row(
+            f"{budget:,}",
+            share(budget / allocation.dense[frontier.cost]),
+            number(float(frontier.distortion[index])),
+            allocation.status,
+        )
+    grid.caption = f"{len(picked)} of {count} points; cost {frontier.cost}"
+    return grid
+
+
+COMPARE_COLUMNS: Final = (
+    ("distortion", "distortion", min),
+    ("distortion_heldout", "held out", min),
+    ("top1", "top-1", max),
+    ("repaired_distortion", "repair:\ndistortion", min),
+    ("repaired_distortion_heldout", "repair:\nheld out", min),
+    ("repaired_top1", "repair:\ntop-1", max),
+)
+
+
+def compare_table(rows: Sequence[CompareRow]) -> Table:
+    """Return the methods at each sparsity, the best of every column marked by a star.
+
+    A star needs something to be better than: where all methods of a sparsity share one value,
+    or only one method has any, nothing is marked. Methods that share the best value share the
+    star. The dense network takes no part.
+    """
+    shown = [c for c in COMPARE_COLUMNS if any(getattr(row, c[0]) is not None for row in rows)]
+    grid = _grid("method", *(title for _, title, _ in shown))
+    for index, row in enumerate(rows):
+        if index == 0 or row.sparsity != rows[index - 1].sparsity:
+            grid.add_section()
+            if row.method != "dense":
+                head = (f"sparsity {share(row.sparsity)}", f"{row.kept:,}", "kept")
+                grid.add_row(*head[: 1 + len(shown)], style="bold")
+        rivals = [r for r in rows if r.sparsity == row.sparsity and r.method != "dense"]
+        cells = [_compare_cell(row, rivals, name, best) for name, _, best in shown]
+        grid.add_row(row.method, *cells)
+    grid.caption = "* best of its sparsity; repair: after re-estimating BatchNorm statistics"
+    return grid
+
+
+def _compare_cell(row: CompareRow, rivals: Sequence[CompareRow], name: str, best: Any) -> str:
+    """Return a value of one method, starred if no rival's is better and some rival's is worse."""
+    value: float | None = getattr(row, name)
+    text = share(value) if "top1" in name else number(value, 3)
+    values = [v for v in (getattr(r, name) for r in rivals) if v is not None and not math.isnan(v)]
+    wins = row.method != "dense" and value is not None and len(set(values)) > 1
+    return f"[bold green]{text}*" if wins and value == best(values) else f"{text} "
+
+
+def _grid(*titles: str) -> Table:
+    """Return an empty table of whole numbers and words; only layer names may be folded."""
+    grid = Table(box=box.SIMPLE_HEAD, caption_justify="left", pad_edge=False, padding=(0, 1, 0, 0))
+    for title in titles:
+        justify: Literal["left", "right"] = "left" if title in LEFT else "right"
+        grid.add_column(title, justify=justify, no_wrap=title != "layer", overflow="fold")
+    return grid
+
+
+# -------------------------------------------------------------------------------------- for JSON
+
+
+def finite(value: Any) -> Any:
+    """Return nested dicts, lists and numbers with None for what JSON cannot say: inf and nan."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return finite(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def allocation_dict(allocation: Allocation) -> dict[str, Any]:
+    """Return an allocation with its certificate."""
+    fields = (
+        "names", "choice", "options", "layer_costs", "cost", "dense", "budget", "sparsity",
+        "objective", "distortion", "lower_bound", "gap", "status", "multipliers",
+    )  # fmt: skip
+    found: dict[str, Any] = finite({field: getattr(allocation, field) for field in fields})
+    return found
+
+
+def frontier_dict(frontier: Frontier) -> dict[str, Any]:
+    """Return a frontier point by point: budget, distortion, status and choice."""
+    points = [
+        {
+            "budget": int(frontier.budgets[index]),
+            "distortion": float(frontier.distortion[index]),
+            "status": allocation.status,
+            "choice": allocation.choice,
+        }
+        for index, allocation in enumerate(frontier.allocations)
+    ]
+    found: dict[str, Any] = finite(
+        {"cost": frontier.cost, "dense": frontier[0].dense[frontier.cost], "points": points}
+    )
+    return found

@@ -1,0 +1,263 @@
+"""The check at the end: count the weights, run the network, compare with the prediction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rdprune.batches import Forward, Runner, preserved, read
+from rdprune.distortion import Reference
+from rdprune.layers import Prunable, named_layers
+from rdprune.magnitude import magnitude_mask, saved_weights, write_masked
+from rdprune.masking import expected_kept
+from rdprune.recovery import recovered
+from rdprune_core import Allocation
+
+
+class CountMismatchError(ValueError):
+    """A layer keeps another number of weights than its allocation says.
+
+    Attributes
+    ----------
+    layer : str
+    counted, expected : int
+        Weights kept.
+    """
+
+    def __init__(self, layer: str, counted: int, expected: int) -> None:
+        super().__init__(layer, counted, expected)
+        self.layer = layer
+        self.counted = counted
+        self.expected = expected
+
+    def __str__(self) -> str:
+        return (
+            f"layer {self.layer!r} keeps {self.counted} weights, "
+            f"the allocation says {self.expected}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What `verify` found.
+
+    Attributes
+    ----------
+    predicted : float
+        The allocation's distortion: the value of the objective it minimised.
+    true : float
+        Distortion of the pruned network's output on the batches, of the table's kind.
+    ratio : float
+        ``true / predicted``; 1 if both are 0, inf if only `predicted` is.
+    kept : dict of str to int
+        Weights counted in each layer.
+    kept_total, expected_total : int
+        Weights counted in all, and those of the allocation.
+    samples : int
+        Samples that the network ran on.
+    objective, recovery : str
+        What the prediction is of, and the state in which the network ran.
+    """
+
+    predicted: float
+    true: float
+    ratio: float
+    kept: dict[str, int]
+    kept_total: int
+    expected_total: int
+    samples: int
+    objective: str
+    recovery: str
+
+
+def verify(
+    model: nn.Module,
+    batches: Iterable[Any],
+    allocation: Allocation,
+    *,
+    forward: Forward | None = None,
+    dense: nn.Module | None = None,
+    recovery: str | None = None,
+) -> VerifyReport:
+    """Count the weights of a pruned network, run it, and compare with the allocation's prediction.
+
+    All models are left exactly as they were, also after an error or an interrupt.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The dense model, which is masked for the check; or one masked by `apply_`, which is
+        compared with its dense weights; or, with `dense`, the pruned model in any form.
+    batches : iterable
+        Batches as for `measure`. The prediction is for those that were measured.
+    allocation : Allocation
+        What should be kept.
+    forward : callable, optional
+        ``forward(model, batch)`` replaces the call of the model.
+    dense : torch.nn.Module, optional
+        The dense model to compare with; needed for a model after `strip_`, and for one that was
+        trained or repaired since `apply_`.
+    recovery : str, optional
+        State in which both networks run, ``"none"`` or ``"batchnorm"``; by default that of the
+        table.
+
+    Returns
+    -------
+    VerifyReport
+
+    Raises
+    ------
+    CountMismatchError
+        If a layer keeps another number of weights than the allocation says.
+    ValueError
+        If the allocation is of another model, the model is stripped and `dense` is missing, or an
+        output is not finite.
+    """
+    layers = named_layers(model, allocation.names, "allocation")
+    expected = expected_kept(layers, allocation)
+    state = allocation.metadata.get("recovery", "none") if recovery is None else recovery
+    data = read(batches)
+    kept = _counted(layers, expected, None if dense is None else _dense_layers(dense, allocation))
+    masked = any(layer.masked for layer in layers.values())
+    seed = int(allocation.metadata.get("seed", 0))
+    with ExitStack() as stack:
+        if dense is None and masked:
+            stack.enter_context(_unmasked(layers))
+        source = model if dense is None else dense
+        stack.enter_context(recovered(source, state))
+        stack.enter_context(preserved(source))
+        reference = Reference(
+            Runner(source, data, forward, seed).outputs(),
+            distortion=allocation.metadata.get("distortion", "mse"),
+        )
+    with ExitStack() as stack:
+        if dense is None and not masked:
+            stack.enter_context(_pruned(layers, expected))
+        stack.enter_context(recovered(model, state))
+        stack.enter_context(preserved(model))
+        true = reference.measure(Runner(model, data, forward, seed).outputs()).distortion
+    if not math.isfinite(true):
+        raise ValueError(f"the distortion of the pruned network is {true}, must be finite")
+    return VerifyReport(
+        predicted=allocation.distortion,
+        true=true,
+        ratio=_ratio(true, allocation.distortion),
+        kept=kept,
+        kept_total=sum(kept.values()),
+        expected_total=allocation.cost["params"],
+        samples=reference.samples,
+        objective=allocation.objective,
+        recovery=state,
+    )
+
+
+def _counted(
+    layers: Mapping[str, Prunable],
+    expected: Mapping[str, int],
+    dense: Mapping[str, Prunable] | None,
+) -> dict[str, int]:
+    """Count the weights kept in each layer, and check them."""
+    if any(layer.masked for layer in layers.values()):
+        kept = _count_masks(layers)
+    elif dense is not None:
+        kept = _count_weights(layers, dense, expected)
+    else:
+        _check_not_stripped(layers, expected)
+        kept = {
+            name: int(magnitude_mask(layer.parameter, expected[name], layer=name).count_nonzero())
+            for name, layer in layers.items()
+        }
+    for name, count in kept.items():
+        if count != expected[name]:
+            raise CountMismatchError(name, count, expected[name])
+    return kept
+
+
+def _ratio(true: float, predicted: float) -> float:
+    if predicted == 0:
+        return 1.0 if true == 0 else math.inf
+    return true / predicted
+
+
+def _dense_layers(dense: nn.Module, allocation: Allocation) -> dict[str, Prunable]:
+    layers = named_layers(dense, allocation.names, "dense")
+    expected_kept(layers, allocation)
+    for name, layer in layers.items():
+        if layer.masked:
+            raise ValueError(f"dense carries a mask on layer {name!r}, must be the dense model")
+    return layers
+
+
+def _count_masks(layers: Mapping[str, Prunable]) -> dict[str, int]:
+    """Count what `torch.nn.utils.prune` keeps; the masks of a shared weight must agree."""
+    kept = {}
+    for name, layer in layers.items():
+        found = []
+        for module, attribute, owner in layer.owners:
+            mask = module._buffers.get(f"{attribute}_mask")
+            if mask is None:
+                raise ValueError(f"layer {name!r} carries no mask in module {owner!r}, others do")
+            found.append(mask)
+        if not all(torch.equal(mask, found[0]) for mask in found):
+            raise ValueError(f"layer {name!r} carries different masks in its modules")
+        kept[name] = int(found[0].count_nonzero())
+    return kept
+
+
+def _count_weights(
+    layers: Mapping[str, Prunable], dense: Mapping[str, Prunable], expected: Mapping[str, int]
+) -> dict[str, int]:
+    """Count the weights that are not zero.
+
+    A mask of largest magnitudes keeps a dense weight of zero only when nothing else is left, so
+    fewer weights than expected are right if the dense layer has no more.
+    """
+    kept = {}
+    for name, layer in layers.items():
+        counted = int(layer.parameter.count_nonzero())
+        available = int(dense[name].parameter.count_nonzero())
+        enough = counted == min(expected[name], available)
+        kept[name] = expected[name] if enough else counted
+    return kept
+
+
+def _check_not_stripped(layers: Mapping[str, Prunable], expected: Mapping[str, int]) -> None:
+    pruned = [layer for name, layer in layers.items() if expected[name] < layer.parameter.numel()]
+    if pruned and all(int(p.parameter.count_nonzero()) <= expected[p.name] for p in pruned):
+        raise ValueError(
+            "model is pruned already, its weights are zero where the allocation removes them: "
+            "give dense= the dense model to compare with"
+        )
+
+
+@contextmanager
+def _pruned(layers: Mapping[str, Prunable], kept: Mapping[str, int]) -> Iterator[None]:
+    """Write the masks of an allocation into the weights for a while."""
+    with saved_weights(layer.parameter for layer in layers.values()) as saved:
+        for (name, layer), weight in zip(layers.items(), saved, strict=True):
+            write_masked(layer.parameter, weight, magnitude_mask(weight, kept[name], layer=name))
+        yield
+
+
+@contextmanager
+def _unmasked(layers: Mapping[str, Prunable]) -> Iterator[None]:
+    """Run a masked model with its dense weights for a while."""
+    saved: list[tuple[nn.Module, str, Tensor, Tensor]] = []
+    try:
+        for layer in layers.values():
+            for module, attribute, _ in layer.owners:
+                mask = module.get_buffer(f"{attribute}_mask")
+                saved.append((module, attribute, getattr(module, attribute), mask.clone()))
+                mask.data.fill_(1)
+                setattr(module, attribute, layer.parameter.detach())
+        yield
+    finally:
+        for module, attribute, weight, values in saved:
+            setattr(module, attribute, weight)
+            module.get_buffer(f"{attribute}_mask").data.copy_(values)

@@ -1,0 +1,362 @@
+"""The command line: what it writes, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rdprune.cli import app
+from typer.testing import CliRunner, Result
+
+import rdprune_core
+from rdprune_core import Allocation, RDTable
+
+MINE = """
+import torch
+
+def model():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Linear(8, 16), torch.nn.BatchNorm1d(16), torch.nn.ReLU(), torch.nn.Linear(16, 4)
+    ).eval()
+
+def plain():
+    torch.manual_seed(1)
+    return torch.nn.Linear(8, 4).eval()
+
+def batches():
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(2):
+        yield torch.randn(16, 8, generator=generator), torch.arange(16) % 4
+
+def wrong_shape():
+    return [torch.zeros(3, 7)]
+
+def tensor():
+    return torch.zeros(3, 8)
+
+def empty():
+    return []
+
+def number():
+    return 3
+
+def broken():
+    return {}["weights"]
+
+def needs(argument):
+    return argument
+
+constant = 1
+"""
+USE = ["--model", "mine:model", "--data", "mine:batches"]
+COMMANDS = ["demo", "measure", "allocate", "frontier", "apply", "verify", "compare"]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the current folder, with a module mine.py, a table and an allocation."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    Path("mine.py").write_text(MINE)
+    Path("typo.py").write_text("def model(:\n")
+    table = RDTable.from_arrays(
+        {"params": [[128, 64, 26], [64, 32, 13]], "macs": [[128, 64, 26], [64, 32, 13]]},
+        [[0.0, 1.0, 5.0], [0.0, 2.0, 9.0]],
+        names=["0.weight", "3.weight"],
+        options=["0.0", "0.5", "0.8"],
+        metadata={"shapes": {"0.weight": [16, 8], "3.weight": [4, 16]}},
+    )
+    table.save("table.npz")
+    rdprune_core.allocate(table, sparsity=0.5).save("a.json")
+    return tmp_path
+
+
+def invoke(*arguments: str) -> Result:
+    """Run the command in this process."""
+    return CliRunner().invoke(app, list(arguments))
+
+
+def succeed(*arguments: str) -> Any:
+    """Run a command that must succeed, and return the JSON it prints."""
+    result = invoke(*arguments, "--json", "-")
+    assert result.exit_code == 0, (result.stderr, result.exception)
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_shows_an_example(command: str) -> None:
+    """The help of each command ends with a call of it."""
+    result = invoke(command, "--help")
+    assert result.exit_code == 0
+    assert f"Example:\n    rdprune {command}" in result.stdout
+
+
+def test_without_a_command_there_is_help() -> None:
+    """The bare command lists all commands and succeeds."""
+    result = invoke()
+    assert result.exit_code == 0
+    assert all(f"  {command} " in result.stdout for command in COMMANDS)
+
+
+def test_version() -> None:
+    """The version printed is the package's."""
+    assert invoke("--version").stdout == f"rdprune {rdprune_core.__version__}\n"
+
+
+@pytest.mark.usefixtures("here")
+def test_the_whole_way() -> None:
+    """Measured, allocated, applied and verified, the numbers agree from step to step."""
+    measured = succeed("measure", *USE, "--levels", "5", "--output", "mine.npz")
+    assert measured["layers"] == ["0.weight", "3.weight"]
+    assert measured["options"] == 10
+    allocated = succeed("allocate", "mine.npz", "--sparsity", "0.5", "--output", "mine.json")
+    assert Allocation.load("mine.json").choice.tolist() == allocated["choice"]
+    out = ["--allocation", "mine.json", "--output", "pruned.safetensors"]
+    applied = succeed("apply", "--model", "mine:model", *out, "--masks", "masks.safetensors")
+    assert applied["kept_total"] == allocated["cost"]["params"]
+    assert Path("masks.safetensors").stat().st_size > 0
+    verified = succeed("verify", *USE, "--allocation", "mine.json")
+    assert verified["kept_total"] == verified["expected_total"] == applied["kept_total"]
+    stored = [*USE, "--allocation", "mine.json", "--weights", "pruned.safetensors"]
+    assert succeed("verify", *stored)["true"] == pytest.approx(verified["true"], rel=1e-6)
+
+
+@pytest.mark.usefixtures("here")
+def test_measure_heeds_its_options() -> None:
+    """Ignored layers are absent, listed levels are the options, metadata tells the rest."""
+    options = ["--levels", "0,0.5", "--ignore", "3", "--distortion", "max", "--responses", "8"]
+    succeed("measure", *USE, *options, "--recovery", "batchnorm", "--output", "mine.npz")
+    table = RDTable.load("mine.npz")
+    assert table.names == ("0.weight",)
+    assert table.options == (("0.0", "0.5"),)
+    assert table.responses is not None
+    assert table.responses[0].shape == (2, 8)
+    assert (table.metadata["distortion"], table.metadata["recovery"]) == ("max", "batchnorm")
+
+
+@pytest.mark.usefixtures("here")
+def test_constraints_reach_the_solver() -> None:
+    """Budget, floor, cap, forbidden option, tie and previous allocation all hold."""
+    assert succeed("allocate", "table.npz", "--budget", "params=96")["cost"]["params"] <= 96
+    floored = succeed("allocate", "table.npz", "--sparsity", "0.25", "--floor", "0.weight=128")
+    assert floored["options"][0] == "0.0"
+    capped = succeed("allocate", "table.npz", "--sparsity", "0", "--cap", "3.weight=20")
+    assert capped["options"] == ["0.0", "0.8"]
+    rest = ["table.npz", "--sparsity", "0.5", "--forbid", "3.weight=0.5"]
+    assert succeed("allocate", *rest)["options"][1] != "0.5"
+    tied = succeed("allocate", "table.npz", "--budget", "100", "--tie", "0.weight,3.weight")
+    assert tied["options"] == ["0.5", "0.5"]
+    after = succeed("allocate", "table.npz", "--budget", "params=100%", "--previous", "a.json")
+    assert after["choice"] == Allocation.load("a.json").choice.tolist()
+
+
+@pytest.mark.usefixtures("here")
+def test_json_goes_to_a_file_beside_the_table() -> None:
+    """With a file for the JSON the table is still printed, and the file holds the same choice."""
+    result = invoke("allocate", "table.npz", "--sparsity", "0.5", "--json", "out.json")
+    assert "optimal, proved" in result.stdout
+    found = json.loads(Path("out.json").read_text())
+    assert found["choice"] == Allocation.load("a.json").choice.tolist()
+
+
+@pytest.mark.usefixtures("here")
+def test_frontier_sweeps_the_cost_and_draws() -> None:
+    """The frontier has the points asked for, of the cost asked for, and a picture."""
+    options = ["--cost", "macs", "--points", "7", "--picture", "f.png"]
+    found = succeed("frontier", "table.npz", *options)
+    assert found["cost"] == "macs"
+    assert [point["budget"] for point in found["points"]][-1] == 192
+    assert len(found["points"]) == 7
+    assert Path("f.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.usefixtures("here")
+def test_compare_gives_every_method_the_same_count() -> None:
+    """At each sparsity all methods keep equally many weights, held-out figures included."""
+    rows = succeed("compare", *USE, "table.npz", "--heldout", "mine:batches", "--sparsity", "0.5")
+    assert len({row["kept"] for row in rows if row["method"] != "dense"}) == 1
+    assert all(row["top1"] is not None for row in rows)
+
+
+@pytest.mark.usefixtures("here")
+def test_repair_changes_only_the_statistics() -> None:
+    """Re-estimating BatchNorm changes its buffers in the file and no weight."""
+    from safetensors.torch import load_file
+
+    rest = ["--model", "mine:model", "--allocation", "a.json", "--output"]
+    succeed("apply", *rest, "plain.safetensors")
+    succeed("apply", *rest, "repaired.safetensors", "--repair-data", "mine:batches")
+    plain, repaired = load_file("plain.safetensors"), load_file("repaired.safetensors")
+    changed = {name for name in plain if not plain[name].equal(repaired[name])}
+    assert changed == {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
+
+
+BAD = {
+    "no model": (
+        ["measure", "--data", "mine:batches", "--output", "t"],
+        "Missing option '--model'",
+    ),
+    "no colon": (["measure", *USE, "--model", "mine", "--output", "t"], "package.module:function"),
+    "no module": (["measure", *USE, "--model", "nowhere:f", "--output", "t"], "No module named"),
+    "typo": (["measure", *USE, "--model", "typo:model", "--output", "t"], "SyntaxError"),
+    "misspelt": (["measure", *USE, "--model", "mine:modle", "--output", "t"], "close: model"),
+    "no function": (["measure", *USE, "--model", "mine:constant", "--output", "t"], "no function"),
+    "arguments": (["measure", *USE, "--model", "mine:needs", "--output", "t"], "needs() failed"),
+    "raises": (["measure", *USE, "--model", "mine:broken", "--output", "t"], "KeyError: 'weights'"),
+    "no module object": (["measure", *USE, "--model", "mine:number", "--output", "t"], "int, not"),
+    "tensor": (["measure", *USE, "--data", "mine:tensor", "--output", "t"], "Tensor, not batches"),
+    "no batches": (["measure", *USE, "--data", "mine:empty", "--output", "t"], "batches"),
+    "shape": (["measure", *USE, "--data", "mine:wrong_shape", "--output", "t"], "shapes"),
+    "levels": (["measure", *USE, "--levels", "a,b", "--output", "t"], "got 'a,b'"),
+    "level range": (["measure", *USE, "--levels", "0,1.5", "--output", "t"], "1.5"),
+    "distortion": (["measure", *USE, "--distortion", "kl", "--output", "t"], "kl"),
+    "recovery": (["measure", *USE, "--recovery", "magic", "--output", "t"], "magic"),
+    "no batchnorm": (
+        ["measure", *USE, "--model", "mine:plain", "--recovery", "batchnorm", "--output", "t"],
+        "BatchNorm",
+    ),
+    "ignore": (["measure", *USE, "--ignore", "nosuch*", "--output", "t"], "nosuch*"),
+    "device": (["measure", *USE, "--device", "abacus", "--output", "t"], "--device 'abacus'"),
+    "folder": (["measure", *USE, "--output", "no/t.npz"], "no: No such file or directory"),
+    "json folder": (
+        ["measure", *USE, "--output", "t.npz", "--json", "no/a.json"],
+        "no: No such file or directory",
+    ),
+    "no table": (["allocate", "no.npz", "--sparsity", "0.5"], "no.npz: No such file"),
+    "not a table": (["allocate", "mine.py", "--sparsity", "0.5"], "not a table"),
+    "no budget": (["allocate", "table.npz"], "give a budget or a sparsity"),
+    "sparsity": (["allocate", "table.npz", "--sparsity", "1.2"], "between 0 and 1"),
+    "no number": (["allocate", "table.npz", "--sparsity", "much"], "'--sparsity'"),
+    "float": (["allocate", "table.npz", "--budget", "params=0.2"], '"20%"'),
+    "unknown cost": (["allocate", "table.npz", "--budget", "watts=20%"], "watts"),
+    "no pair": (["allocate", "table.npz", "--budget", "=5"], "--budget must be COST=AMOUNT"),
+    "twice": (
+        ["allocate", "table.npz", "--budget", "params=9", "--budget", "params=8"],
+        "names 'params' twice",
+    ),
+    "impossible": (["allocate", "table.npz", "--sparsity", "0.99"], "39"),
+    "floor": (["allocate", "table.npz", "--sparsity", "0.5", "--floor", "0.weight"], "LAYER=COST"),
+    "unknown layer": (
+        ["allocate", "table.npz", "--sparsity", "0.5", "--cap", "O.weight=9"],
+        "unknown layer 'O.weight'",
+    ),
+    "forbid": (["allocate", "table.npz", "--sparsity", "0", "--forbid", "x"], "LAYER=OPTION"),
+    "option": (
+        ["allocate", "table.npz", "--sparsity", "0", "--forbid", "0.weight=0.7"],
+        "no option '0.7'",
+    ),
+    "frontier cost": (["frontier", "table.npz", "--cost", "watts"], "watts"),
+    "frontier points": (["frontier", "table.npz", "--points", "1"], "points"),
+    "other model": (
+        ["apply", "--model", "mine:plain", "--allocation", "a.json", "--output", "p"],
+        "0.weight",
+    ),
+    "not an allocation": (
+        ["apply", "--model", "mine:model", "--allocation", "mine.py", "--output", "p"],
+        "mine.py",
+    ),
+    "nothing to repair": (
+        [
+            *("apply", "--model", "mine:plain", "--allocation", "plain.json", "--output", "p"),
+            *("--repair-data", "mine:batches"),
+        ],
+        "no BatchNorm statistics",
+    ),
+    "weights": (
+        ["verify", *USE, "--allocation", "a.json", "--weights", "mine.py"],
+        "--weights mine.py does not fit",
+    ),
+    "heldout": (["compare", *USE, "table.npz", "--heldout", "mine:number"], "--heldout"),
+    "unknown command": (["prune"], "No such command 'prune'"),
+    "unknown option": (["allocate", "table.npz", "--speed", "9"], "No such option"),
+}
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(("arguments", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_input_is_one_line(arguments: list[str], message: str) -> None:
+    """Bad input gives exit code 2, nothing on stdout, and one line that says what is wrong."""
+    table = RDTable.from_arrays([[32, 16]], [[0.0, 1.0]], names=["weight"], options=["0.0", "0.5"])
+    rdprune_core.allocate(table, sparsity=0.5).save("plain.json")
+    result = invoke(*arguments)
+    assert result.exit_code == 2, (result.stderr, result.exception)
+    assert result.stdout == ""
+    [line] = [line for line in result.stderr.splitlines() if "error" in line]
+    assert line.startswith("rdprune: error: ")
+    assert message in line
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.usefixtures("here")
+def test_a_missing_folder_is_found_before_the_work() -> None:
+    """Nothing is measured for a table that has nowhere to go: the model is not even made."""
+    result = invoke("measure", "--model", "no:no", "--data", "no:no", "--output", "no/t.npz")
+    assert result.stderr == "rdprune: error: no: No such file or directory\n"
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that no input should cause is not dressed up as bad input."""
+
+    def fault(*_: object) -> None:
+        raise KeyError("fault")
+
+    monkeypatch.setattr("rdprune.demo.run.run", fault)
+    result = invoke("demo")
+    assert isinstance(result.exception, KeyError)
+
+
+def start(*arguments: str, code: str = "") -> subprocess.Popen[str]:
+    """Start the command in its own process, after some code."""
+    program = f"import sys\n{code}\nfrom rdprune.cli import main\nmain()"
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.mark.usefixtures("here")
+def test_a_process_ends_with_code_2_and_one_line() -> None:
+    """The real command answers an impossible budget on stderr, with exit code 2."""
+    process = start("allocate", "table.npz", "--sparsity", "0.99")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (2, "")
+    assert err.startswith("rdprune: error: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("here")
+def test_interrupting_ends_with_code_130() -> None:
+    """Ctrl-C while measuring ends with one line and 130, without a traceback or a table."""
+    Path("slow.py").write_text(
+        "import pathlib, time, mine\nmodel = mine.model\n"
+        "def batches():\n    pathlib.Path('started').touch()\n    time.sleep(60)\n"
+    )
+    process = start("measure", *USE[:2], "--data", "slow:batches", "--output", "slow.npz")
+    while not Path("started").exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert err.splitlines()[-1] == "rdprune: interrupted"
+    assert "Traceback" not in err
+    assert not Path("slow.npz").exists()
+
+
+def test_without_typer_the_extra_is_named() -> None:
+    """Where typer is missing, one line says what to install."""
+    process = start("demo", code="sys.modules['typer'] = None")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert err == "rdprune: error: typer is missing: pip install 'rdprune-core[torch]'\n"

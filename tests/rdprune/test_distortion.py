@@ -1,0 +1,105 @@
+"""Distortion and responses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from rdprune.distortion import Reference
+
+
+def _outputs(seed, shapes=((3, 4), (2, 4))):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator) for shape in shapes]
+
+
+def test_mse_and_max_by_hand():
+    """Errors are means over a sample's elements: here 2.5 and 8, of which the mean is 5.25."""
+    dense = [torch.zeros(1, 2), torch.zeros(1, 2)]
+    other = [torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 4.0]])]
+    assert Reference(dense).measure(other).distortion == 5.25
+    assert Reference(dense, distortion="max").measure(other).distortion == 8.0
+
+
+@pytest.mark.parametrize("kind", ["mse", "max"])
+def test_against_numpy(kind):
+    """Both kinds equal numpy's in float64, over batches of unequal size."""
+    dense, other = _outputs(0), _outputs(1)
+    difference = np.concatenate(other).astype(float) - np.concatenate(dense).astype(float)
+    errors = (difference**2).mean(axis=1)
+    expected = errors.mean() if kind == "mse" else errors.max()
+    found = Reference(dense, distortion=kind).measure(other).distortion
+    assert found == pytest.approx(expected, rel=1e-14)
+
+
+def test_identity_projection_holds_the_differences():
+    """With room for all elements a response is the difference, its mean square the mse."""
+    dense, other = _outputs(0), _outputs(1)
+    reference = Reference(dense, projection=1000)
+    measured = reference.measure(other)
+    difference = np.concatenate(other).reshape(-1) - np.concatenate(dense).reshape(-1)
+    assert reference.projection == 20
+    np.testing.assert_allclose(measured.response, difference, rtol=1e-6)
+    assert np.mean(measured.response.astype(float) ** 2) == pytest.approx(measured.distortion, 1e-6)
+
+
+def test_identity_projection_weighs_samples_alike():
+    """Samples with different numbers of elements count the same in the response and in the mse."""
+    shapes = ((2, 3), (1, 50))
+    measured = Reference(_outputs(0, shapes), projection=100).measure(_outputs(1, shapes))
+    assert np.mean(measured.response.astype(float) ** 2) == pytest.approx(measured.distortion, 1e-6)
+
+
+def test_projection_is_unbiased():
+    """The mean square of responses, averaged over many seeds, is the mse within three sigma."""
+    dense, other = _outputs(0, ((10, 20),)), _outputs(1, ((10, 20),))
+    mse = Reference(dense).measure(other).distortion
+    estimates = []
+    for seed in range(400):
+        measured = Reference(dense, projection=16, seed=seed).measure(other)
+        assert measured.response.shape == (16,)
+        estimates.append(np.mean(measured.response.astype(float) ** 2))
+    error = np.std(estimates) / np.sqrt(len(estimates))
+    assert np.mean(estimates) == pytest.approx(mse, abs=3 * error)
+
+
+def test_projection_is_linear_and_repeats():
+    """One seed gives one linear map: the response of a sum is the sum of the responses."""
+    dense = [torch.zeros(10, 20)]
+    a, b = _outputs(0, ((10, 20),)), _outputs(1, ((10, 20),))
+    reference = Reference(dense, projection=16, seed=3)
+    total = reference.measure([a[0] + b[0]]).response
+    np.testing.assert_allclose(
+        total, reference.measure(a).response + reference.measure(b).response, atol=1e-5
+    )
+    again = Reference(dense, projection=16, seed=3).measure(a).response
+    assert np.array_equal(again, reference.measure(a).response)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_dense_output_must_be_finite(value):
+    """A dense output that is not finite is refused, naming the batch."""
+    dense = _outputs(0)
+    dense[1][0, 0] = value
+    with pytest.raises(ValueError, match="dense model's output on batch 1 is not finite"):
+        Reference(dense)
+
+
+def test_shape_must_stay():
+    """An output of another shape than the dense one's is refused."""
+    with pytest.raises(ValueError, match=r"batch 0 has shape \(3, 1\), the dense model's has"):
+        Reference(_outputs(0)).measure(_outputs(0, ((3, 1), (2, 4))))
+
+
+def test_unknown_kind():
+    """A distortion that does not exist is refused with the choice."""
+    with pytest.raises(ValueError, match="distortion is 'kl', must be one of mse, max"):
+        Reference(_outputs(0), distortion="kl")
+
+
+def test_reference_is_a_copy():
+    """A model that writes all its outputs to one buffer does not overwrite the reference."""
+    buffer = torch.zeros(2, 2)
+    reference = Reference([buffer])
+    buffer += 3
+    assert reference.measure([buffer]).distortion == 9.0
