@@ -1,20 +1,60 @@
-"""Measure, prune and verify PyTorch models: the torch layer of rdprune-core."""
+"""Measure, prune and verify PyTorch models: the torch layer of rdprune-core.
+
+Names are imported when they are first used, so that the commands that need no network
+(`rdprune allocate`, `rdprune frontier`) start without torch.
+"""
 
 from __future__ import annotations
 
-from rdprune import baselines as baselines
-from rdprune.compare import CompareRow as CompareRow
-from rdprune.compare import compare as compare
-from rdprune.layers import Prunable as Prunable
-from rdprune.layers import prunable as prunable
-from rdprune.masking import apply_ as apply_
-from rdprune.masking import load_masks as load_masks
-from rdprune.masking import masks as masks
-from rdprune.masking import save_masks as save_masks
-from rdprune.masking import strip_ as strip_
-from rdprune.measure import measure as measure
-from rdprune.recovery import repair_ as repair_
-from rdprune.verify import CountMismatchError as CountMismatchError
-from rdprune.verify import VerifyReport as VerifyReport
-from rdprune.verify import verify as verify
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from rdprune_core import __version__ as __version__
+
+if TYPE_CHECKING:
+    from rdprune import baselines as baselines
+    from rdprune.comparing import CompareRow as CompareRow
+    from rdprune.comparing import compare as compare
+    from rdprune.layers import Prunable as Prunable
+    from rdprune.layers import prunable as prunable
+    from rdprune.masking import apply_ as apply_
+    from rdprune.masking import load_masks as load_masks
+    from rdprune.masking import masks as masks
+    from rdprune.masking import save_masks as save_masks
+    from rdprune.masking import strip_ as strip_
+    from rdprune.measuring import measure as measure
+    from rdprune.recovery import repair_ as repair_
+    from rdprune.verifying import CountMismatchError as CountMismatchError
+    from rdprune.verifying import VerifyReport as VerifyReport
+    from rdprune.verifying import verify as verify
+
+_HOMES = {
+    "CompareRow": "comparing",
+    "CountMismatchError": "verifying",
+    "Prunable": "layers",
+    "VerifyReport": "verifying",
+    "apply_": "masking",
+    "compare": "comparing",
+    "load_masks": "masking",
+    "masks": "masking",
+    "measure": "measuring",
+    "prunable": "layers",
+    "repair_": "recovery",
+    "save_masks": "masking",
+    "strip_": "masking",
+    "verify": "verifying",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "baselines":
+        return import_module("rdprune.baselines")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rdprune' has no attribute {name!r}")
+    value = getattr(import_module(f"rdprune.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES, "baselines"})

@@ -184,7 +184,7 @@ def allocate(
         typer.Option(metavar="LAYER,LAYER", help="Layers that must choose the same option."),
     ] = None,
     previous: Annotated[
-        Path | None, typer.Option(help="Allocation never to go below in any layer's cost.")
+        Path | None, typer.Option(help="Allocation that no layer may keep more than.")
     ] = None,
     time_limit: Annotated[
         float | None, typer.Option(help="Seconds until the best so far is taken, with its gap.")

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rdprune.compare import CompareRow
-    from rdprune.verify import VerifyReport
+    from rdprune.comparing import CompareRow
+    from rdprune.verifying import VerifyReport
     from rdprune_core import Allocation, Frontier, RDTable
 
 FRONTIER_ROWS: Final = 21

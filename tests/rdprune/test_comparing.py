@@ -8,11 +8,11 @@ import dataclasses
 import pytest
 import torch
 from rdprune.baselines import BASELINES
-from rdprune.compare import METHODS, CompareRow, compare
+from rdprune.comparing import METHODS, CompareRow, compare
 from rdprune.layers import prunable
 from rdprune.magnitude import magnitude_mask
 from rdprune.masking import apply_, masks
-from rdprune.measure import measure
+from rdprune.measuring import measure
 from rdprune.recovery import repair_
 from torch import nn
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from rdprune.masking import apply_
-from rdprune.measure import measure
+from rdprune.measuring import measure
 from torch import nn
 from torch.nn.utils import prune
 

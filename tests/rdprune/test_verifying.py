@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from rdprune.masking import apply_, masks, strip_
-from rdprune.measure import measure
+from rdprune.measuring import measure
 from rdprune.recovery import repair_
-from rdprune.verify import CountMismatchError, VerifyReport, verify
+from rdprune.verifying import CountMismatchError, VerifyReport, verify
 from torch import nn
 
 from rdprune_core import Allocation, allocate
