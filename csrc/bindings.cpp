@@ -27,8 +27,8 @@ std::span<const T> view(const py::array_t<T, flags>& array) {
 
 void requireDimensions(const py::array& array, py::ssize_t dimensions, const char* name) {
     if (array.ndim() != dimensions)
-        throw std::invalid_argument(std::string(name) + " must have " +
-                                    std::to_string(dimensions) + " dimension(s)");
+        throw std::invalid_argument(std::string(name) + " must have " + std::to_string(dimensions) +
+                                    " dimension(s)");
 }
 
 template <typename T>
@@ -80,8 +80,7 @@ PYBIND11_MODULE(_core, module) {
         try {
             if (pointer) std::rethrow_exception(pointer);
         } catch (const rdprune::InfeasibleBudget& error) {
-            const py::object exception =
-                infeasible(py::str(error.what()), py::cast(error.least()));
+            const py::object exception = infeasible(py::str(error.what()), py::cast(error.least()));
             PyErr_SetObject(infeasible.ptr(), exception.ptr());
         }
     });

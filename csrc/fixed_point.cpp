@@ -21,7 +21,8 @@ struct Parts {
 Parts split(Distortion distortion) {
     const auto bits = std::bit_cast<std::uint64_t>(distortion);
     const int biased = static_cast<int>(bits >> (mantissaBits - 1)) & 0x7ff;
-    auto mantissa = static_cast<std::int64_t>(bits & ((std::uint64_t{1} << (mantissaBits - 1)) - 1));
+    auto mantissa =
+        static_cast<std::int64_t>(bits & ((std::uint64_t{1} << (mantissaBits - 1)) - 1));
     if (biased > 0) mantissa |= std::int64_t{1} << (mantissaBits - 1);
     constexpr int bias = 1023 + mantissaBits - 1;
     return {std::signbit(distortion) ? -mantissa : mantissa, std::max(biased, 1) - bias};
@@ -38,8 +39,8 @@ FixedPoint chooseFixedPoint(std::span<const Distortion> distortions, std::size_t
         if (distortion == 0.0) continue;
         const Parts parts = split(distortion);
         highest = std::max(highest, parts.exponent + mantissaBits);
-        lowest = std::min(lowest, parts.exponent + std::countr_zero(static_cast<std::uint64_t>(
-                                                       parts.mantissa)));
+        lowest = std::min(
+            lowest, parts.exponent + std::countr_zero(static_cast<std::uint64_t>(parts.mantissa)));
     }
     if (lowest > highest) return {};
     const int finest = highest + bitWidth(layers) - valueBits;

@@ -6,8 +6,8 @@
 // and comparisons are integer arithmetic, exact and the same on every machine.
 //
 // The power is the largest that represents every distortion exactly, as long as the sum over all
-// layers fits into 126 bits. That holds while the largest and the least bit set in the table lie at most
-// 123 - log2(layers) places apart (about 18 decimal orders of magnitude between the largest
+// layers fits into 126 bits. That holds while the largest and the least bit set in the table lie at
+// most 123 - log2(layers) places apart (about 18 decimal orders of magnitude between the largest
 // and the smallest distortion). Beyond that, distortions are rounded to the nearest multiple of
 // 2^-123 of (layers * the largest one), and `exact` is false.
 #pragma once

@@ -1,8 +1,8 @@
 // Lower convex hulls and the linear relaxation of a problem with one cost.
 //
 // Relaxed to convex combinations of a class's options, the MCKP is solved greedily: start with the
-// cheapest option of every class and take hull segments in order of efficiency (distortion
-// saved per unit of cost) until the budget is used up. The efficiency of the segment that no longer fits
+// cheapest option of every class and take hull segments in order of efficiency (distortion saved
+// per unit of cost) until the budget is used up. The efficiency of the segment that no longer fits
 // is the multiplier lambda; the allocation before it, the base, is feasible.
 //
 // Hulls are computed in double precision and need not be exact: a multiplier that is off by a
@@ -47,7 +47,7 @@ struct Base {
     std::vector<std::size_t> greedy;  // base, filled up with every later segment that fits
     Cost slack = 0;                   // budget left by the base
     Value greedyGain = 0;             // value of the base - value of greedy
-    double multiplier = 0.0;          // units of value per unit of cost; zero if nothing is left to gain
+    double multiplier = 0.0;  // units of value per unit of cost; zero if nothing is left to gain
 };
 [[nodiscard]] Base solveRelaxation(const Problem& problem, const Relaxation& relaxation,
                                    Cost budget);

@@ -122,7 +122,8 @@ Search prepare(const Problem& problem, const Base& base, const std::vector<doubl
     search.cut = static_cast<double>(target) + margin;
     return search;
 }
-// The linear relaxation of the stages to come: least value for each cost left, as knots with cost ascending.
+// The linear relaxation of the stages to come: least value for each cost left, as knots with cost
+// ascending.
 struct Knot {
     Cost cost;
     double value;
@@ -169,8 +170,8 @@ void keepPromising(const Search& search, std::size_t stage, const StateList& mer
         const Cost left = search.slack - merged.cost[i];
         while (knot > 0 && knots[knot].cost > left) --knot;
         if (knots[knot].cost > left) break;
-        const double rest = knots[knot].value - knots[knot].efficiency *
-                                                    static_cast<double>(left - knots[knot].cost);
+        const double rest = knots[knot].value -
+                            knots[knot].efficiency * static_cast<double>(left - knots[knot].cost);
         const double bound = static_cast<double>(merged.value[i]) + rest;
         if (bound > search.cut) continue;
         kept.push(merged.cost[i], merged.value[i]);
@@ -239,9 +240,8 @@ std::vector<double> reducedCosts(const Problem& problem, const Base& base) {
     return reduced;
 }
 
-ListSearch searchLists(const Problem& problem, const Base& base,
-                       const std::vector<double>& reduced, Value target, std::size_t beam,
-                       Watch& watch) {
+ListSearch searchLists(const Problem& problem, const Base& base, const std::vector<double>& reduced,
+                       Value target, std::size_t beam, Watch& watch) {
     const Search search = prepare(problem, base, reduced, target);
     ListSearch result;
     std::vector<StateList> lists(search.stages.size() + 1);

@@ -81,12 +81,10 @@ Solution solveMultiBudget(const Problem& problem, std::span<const Cost> budgets,
             "time_limit or memory_limit");
     solution.choice = problem.layerChoice(best.option);
     if (!solution.optimal) {
-        const auto value = static_cast<double>(base.value);
-        double margin = std::abs(value) + std::abs(base.bound);
-        for (std::size_t d = 0; d < problem.dimensions; ++d)
-            margin += base.multipliers[d] * static_cast<double>(budgets[d]);
-        solution.lowerBound =
-            problem.scale.toDistortion(value + base.bound + proved - 0x1p-44 * margin);
+        const double margin =
+            0x1p-44 * (std::abs(base.bound) + lagrangianScale(problem, base.multipliers));
+        solution.lowerBound = problem.scale.toDistortion(static_cast<double>(base.value) +
+                                                         base.bound + proved - margin);
     }
     return solution;
 }

@@ -7,8 +7,8 @@
 
 namespace rdprune {
 
-// Throws InfeasibleBudget if no allocation keeps all budgets, and std::runtime_error if a limit ended the
-// search before it found one that does.
+// Throws InfeasibleBudget if no allocation keeps all budgets, and std::runtime_error if a limit
+// ended the search before it found one that does.
 [[nodiscard]] Solution solveMultiBudget(const Problem& problem, std::span<const Cost> budgets,
                                         const Limits& limits);
 

@@ -12,15 +12,16 @@ namespace rdprune {
 
 namespace {
 
-constexpr double relativeMargin = 0x1p-44;
+constexpr double relativeMargin = 0x1p-44;   // for one option
+constexpr double roundingMargin = 0x1p-49;  // for each term of a running sum
 constexpr std::size_t dominanceWindow = 256;  // kept states that a new one is compared with
 
 struct Stage {
     std::size_t cls = 0;
     double size = 0.0;  // largest |value| + lambda |cost|
     std::vector<std::size_t> option;
-    std::vector<Cost> cost;      // options x dimensions, relative to the base
-    std::vector<Value> value;    // relative to the base
+    std::vector<Cost> cost;    // options x dimensions, relative to the base
+    std::vector<Value> value;  // relative to the base
     std::vector<double> reduced;
 };
 
@@ -150,7 +151,8 @@ Search prepare(const Problem& problem, const LagrangianBase& base, double gap) {
                 size += base.multipliers[d] * std::abs(static_cast<double>(cost[d]));
             }
             const Value value = problem.values[i] - problem.values[base.option[cls]];
-            const double reduced = static_cast<double>(value) + priced(base.multipliers, cost.data());
+            const double reduced =
+                static_cast<double>(value) + priced(base.multipliers, cost.data());
             size += std::abs(static_cast<double>(value));
             if (reduced > gap + relativeMargin * (size + std::abs(gap))) {
                 search.cut = true;
@@ -168,7 +170,7 @@ Search prepare(const Problem& problem, const LagrangianBase& base, double gap) {
     }
     for (std::size_t d = 0; d < dimensions; ++d)
         scale += base.multipliers[d] * std::abs(static_cast<double>(base.slack[d]));
-    search.margin = relativeMargin * scale;
+    search.margin = roundingMargin * static_cast<double>(32 + problem.values.size()) * scale;
     std::stable_sort(search.stages.begin(), search.stages.end(),
                      [](const Stage& a, const Stage& b) { return a.size > b.size; });
     buildCurves(search, base.multipliers);
@@ -222,8 +224,7 @@ public:
 
     bool dominated(const States& kept, const Cost* cost, Value value) {
         if (dimensions_ == 2) return dominatedOnStairs(cost[1], value);
-        const std::size_t first =
-            kept.size() > dominanceWindow ? kept.size() - dominanceWindow : 0;
+        const std::size_t first = kept.size() > dominanceWindow ? kept.size() - dominanceWindow : 0;
         for (std::size_t s = kept.size(); s-- > first;) {
             if (kept.value[s] > value) continue;
             const Cost* other = kept.cost.data() + s * dimensions_;
@@ -270,8 +271,8 @@ States thinOut(const States& states, const std::vector<double>& gaps, std::size_
     States kept;
     Dominance dominance(dimensions);
     for (const std::size_t s : order) {
-        const bool equal = kept.size() > 0 &&
-                           std::ranges::equal(row(s), std::span(kept.cost).last(dimensions));
+        const bool equal =
+            kept.size() > 0 && std::ranges::equal(row(s), std::span(kept.cost).last(dimensions));
         if (equal || dominance.dominated(kept, row(s).data(), states.value[s])) continue;
         kept.cost.insert(kept.cost.end(), row(s).begin(), row(s).end());
         kept.value.push_back(states.value[s]);
@@ -282,8 +283,8 @@ States thinOut(const States& states, const std::vector<double>& gaps, std::size_
 
 // The final state of least value, then least costs; rows are ascending, so the first one found.
 std::size_t bestState(const States& states) {
-    return static_cast<std::size_t>(
-        std::min_element(states.value.begin(), states.value.end()) - states.value.begin());
+    return static_cast<std::size_t>(std::min_element(states.value.begin(), states.value.end()) -
+                                    states.value.begin());
 }
 
 }  // namespace

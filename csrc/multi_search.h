@@ -1,19 +1,20 @@
 // Exact search for several budgets: dynamic programming over lists of states with vectors of costs.
 //
-// The single-budget search (list_search.h) with more costs. Everything is counted from the allocation
-// that minimises the Lagrangian; r >= 0 is an option's reduced cost value + lambda . cost there, and
+// The single-budget search (list_search.h) with more costs. Everything is counted from the
+// allocation that minimises the Lagrangian; r >= 0 is an option's reduced cost there,
+// value + lambda . cost, and
 //     value(x) = bound + sum r + sum_i lambda_i (B_i - cost_i(x)).
 // A state is dropped if another one is no worse in every cost and in value, if the least that the
 // classes to come can cost breaks a budget, or if its sum of r plus, for the worst budget i,
 // the linear relaxation of the classes to come under budget i alone,
 //     min sum r + lambda_i (left_i - cost_i)   subject to   cost_i <= left_i,
-// exceeds the gap that is looked through. Rounding is dealt with as there: a margin of 2^-44 of
-// the largest sums, beyond which alone a cut is made.
+// exceeds the gap that is looked through. Rounding is dealt with as there, but the relaxations
+// are running sums of doubles here: the margin is 2^-49 of the largest sums for each option of the problem.
 //
-// Dominance is exact for two costs (a staircase); for more, each state is checked against the states of
-// equal bucket only in part, which costs time and never exactness.
-// References: Dyer, Riha, Walker 1995, A hybrid dynamic programming/branch-and-bound algorithm for the multiple-choice
-// knapsack problem; Kellerer, Pferschy, Pisinger 2004, chapter 9.
+// Dominance is exact for two costs (a staircase); for more, each state is checked against the
+// states of equal bucket only in part, which costs time and never exactness.
+// References: Dyer, Riha, Walker 1995, A hybrid dynamic programming/branch-and-bound algorithm for
+// the multiple-choice knapsack problem; Kellerer, Pferschy, Pisinger 2004, chapter 9.
 #pragma once
 
 #include <vector>

@@ -80,7 +80,8 @@ struct Totals {
 double valueRange(const Problem& problem) {
     double range = 0.0;
     for (std::size_t cls = 0; cls < problem.size(); ++cls) {
-        const auto first = problem.values.begin() + static_cast<std::ptrdiff_t>(problem.offsets[cls]);
+        const auto first =
+            problem.values.begin() + static_cast<std::ptrdiff_t>(problem.offsets[cls]);
         const auto last =
             problem.values.begin() + static_cast<std::ptrdiff_t>(problem.offsets[cls + 1]);
         const auto [least, most] = std::minmax_element(first, last);
@@ -99,8 +100,8 @@ std::vector<std::size_t> minimiseLagrangian(const Problem& problem,
         for (std::size_t i = problem.offsets[cls]; i < problem.offsets[cls + 1]; ++i) {
             double value = static_cast<double>(problem.values[i]);
             for (std::size_t d = 0; d < problem.dimensions; ++d)
-                value += multipliers[d] *
-                         static_cast<double>(problem.costs[i * problem.dimensions + d]);
+                value +=
+                    multipliers[d] * static_cast<double>(problem.costs[i * problem.dimensions + d]);
             if (value < least) {
                 least = value;
                 best[cls] = i;
@@ -166,6 +167,22 @@ std::vector<double> findMultipliers(const Problem& problem, std::span<const Cost
         }
     }
     return best;
+}
+
+double lagrangianScale(const Problem& problem, const std::vector<double>& multipliers) {
+    double scale = 0.0;
+    for (std::size_t cls = 0; cls < problem.size(); ++cls) {
+        double largest = 0.0;
+        for (std::size_t i = problem.offsets[cls]; i < problem.offsets[cls + 1]; ++i) {
+            double size = std::abs(static_cast<double>(problem.values[i]));
+            for (std::size_t d = 0; d < problem.dimensions; ++d)
+                size += multipliers[d] *
+                        static_cast<double>(problem.costs[i * problem.dimensions + d]);
+            largest = std::max(largest, size);
+        }
+        scale += largest;
+    }
+    return scale;
 }
 
 }  // namespace rdprune

@@ -2,10 +2,11 @@
 //
 //   q(lambda) = sum_l min_k (d_l(k) + lambda . c_l(k)) - lambda . B,   lambda >= 0,
 //
-// by Dantzig-Wolfe column generation. The master problem, a convex combination of whole allocations that
-// keeps the budgets on average, has one row a budget and one for convexity, so its basis is tiny; its
-// prices are the next lambda, the allocation that minimises the Lagrangian there the next column.
-// Any lambda >= 0 gives a valid bound, so neither convergence nor rounding touches exactness.
+// by Dantzig-Wolfe column generation. The master problem, a convex combination of whole allocations
+// that keeps the budgets on average, has one row a budget and one for convexity, so its basis is
+// tiny; its prices are the next lambda, the allocation that minimises the Lagrangian there the next
+// column. Any lambda >= 0 gives a valid bound, so neither convergence nor rounding touches
+// exactness.
 //
 // O(iterations x options x dimensions). Reference: Dantzig, Wolfe 1960; Fisher 1981, The
 // Lagrangian relaxation method for solving integer programming problems.
@@ -25,5 +26,9 @@ namespace rdprune {
 // The option of every class that minimises value + lambda . cost; the first one among equals.
 [[nodiscard]] std::vector<std::size_t> minimiseLagrangian(const Problem& problem,
                                                           const std::vector<double>& multipliers);
+
+// sum over classes of max(|value| + lambda . cost): what rounding errors of a bound are relative to.
+[[nodiscard]] double lagrangianScale(const Problem& problem,
+                                     const std::vector<double>& multipliers);
 
 }  // namespace rdprune

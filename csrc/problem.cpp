@@ -23,8 +23,7 @@ void checkShapes(const Instance& instance) {
     if (instance.offsets.size() < 2) refuse("offsets must name at least one layer");
     if (instance.groups.size() + 1 != instance.offsets.size())
         refuse("groups must have one entry per layer");
-    if (instance.offsets.front() != 0 ||
-        instance.offsets.back() != static_cast<Index>(options))
+    if (instance.offsets.front() != 0 || instance.offsets.back() != static_cast<Index>(options))
         refuse("offsets must run from 0 to the number of options");
     for (std::size_t layer = 0; layer < instance.groups.size(); ++layer)
         if (instance.offsets[layer + 1] <= instance.offsets[layer])

@@ -3,10 +3,10 @@
 //   minimise  sum_l d_l(k_l)   subject to   sum_l c_l,i(k_l) <= B_i  for every cost i.
 //
 // An Instance is what the caller hands over: flat arrays, unchecked. A Problem is checked and
-// reduced: layers that must take the same option are merged into one class, options that
-// are not allowed or dominated are gone, distortions are fixed-point Values. An option is dominated if
-// another one of its class is no worse in every cost and in distortion, and better in one of
-// them or equal in all with a lower index; the preferred optimum never contains one.
+// reduced: layers that must take the same option are merged into one class, options that are not
+// allowed or dominated are gone, distortions are fixed-point Values. An option is dominated if
+// another one of its class is no worse in every cost and in distortion, and better in one of them
+// or equal in all with a lower index; the preferred optimum never contains one.
 //
 // Reference: Kellerer, Pferschy, Pisinger, Knapsack Problems (2004), section 11.2.
 #pragma once

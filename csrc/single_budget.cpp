@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "list_search.h"
+#include "multipliers.h"
 
 namespace rdprune {
 
@@ -12,7 +13,7 @@ namespace {
 constexpr std::size_t beamWidth = 64;
 constexpr std::size_t firstUndecided = 12;  // alternatives that the first, smallest target admits
 constexpr double targetGrowth = 3.0;
-constexpr double leastShare = 0x1p-10;   // of the gap left by the beam, for the first target
+constexpr double leastShare = 0x1p-10;  // of the gap left by the beam, for the first target
 
 Value toValue(double units) {
     constexpr double most = 0x1p125;
@@ -21,8 +22,8 @@ Value toValue(double units) {
 
 // Gap at which so many options besides the base are undecided.
 double firstGap(std::vector<double> reduced) {
-    const auto positive = std::partition(reduced.begin(), reduced.end(),
-                                         [](double value) { return value <= 0.0; });
+    const auto positive =
+        std::partition(reduced.begin(), reduced.end(), [](double value) { return value <= 0.0; });
     if (positive == reduced.end()) return 0.0;
     const auto rank = std::min<std::ptrdiff_t>(firstUndecided, reduced.end() - positive - 1);
     std::nth_element(positive, positive + rank, reduced.end());
@@ -70,11 +71,9 @@ Solution solveSingleBudget(const Problem& problem, const Relaxation& relaxation,
     }
     solution.choice = problem.layerChoice(best);
     if (!solution.optimal) {
-        const Value baseValue = problem.totalValue(base.option);
-        const double margin =
-            0x1p-44 * (std::abs(bound) + std::abs(static_cast<double>(baseValue)));
-        solution.lowerBound =
-            problem.scale.toDistortion(static_cast<double>(baseValue + proved) - margin);
+        const double margin = 0x1p-44 * (std::abs(bound) + lagrangianScale(problem, {base.multiplier}));
+        solution.lowerBound = problem.scale.toDistortion(
+            static_cast<double>(problem.totalValue(base.option) + proved) - margin);
         solution.optimal = proved == bestValue;
     }
     return solution;

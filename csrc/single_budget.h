@@ -2,8 +2,8 @@
 #pragma once
 
 #include "hull.h"
-#include "watch.h"
 #include "solver.h"
+#include "watch.h"
 
 namespace rdprune {
 

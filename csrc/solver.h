@@ -4,15 +4,15 @@
 #include <stdexcept>
 #include <vector>
 
-#include "watch.h"
 #include "problem.h"
+#include "watch.h"
 
 namespace rdprune {
 
 struct Solution {
-    std::vector<Index> choice;        // layers; option index inside the layer
-    bool optimal = false;             // proved; otherwise a limit ended the search
-    Distortion lowerBound = 0.0;      // no allocation within the budget has less; valid if not optimal
+    std::vector<Index> choice;    // layers; option index inside the layer
+    bool optimal = false;         // proved; otherwise a limit ended the search
+    Distortion lowerBound = 0.0;  // no allocation within the budget has less; valid if not optimal
     std::vector<double> multipliers;  // dimensions; distortion saved per unit of cost, >= 0
     std::size_t states = 0;           // kept by the search, as a measure of its work
 };
@@ -30,8 +30,8 @@ private:
 };
 
 // The feasible allocation of least total distortion; among equals the one of least cost (the first
-// cost first), among those the lexicographically smallest choice. `budgets` holds dimensions numbers for
-// each solution. Throws std::invalid_argument and InfeasibleBudget.
+// cost first), among those the lexicographically smallest choice. `budgets` holds dimensions
+// numbers for each solution. Throws std::invalid_argument and InfeasibleBudget.
 [[nodiscard]] std::vector<Solution> solve(const Instance& instance, std::span<const Cost> budgets,
                                           const Limits& limits);
 

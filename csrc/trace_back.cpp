@@ -18,8 +18,8 @@ struct Edge {
 };
 
 struct Graph {
-    std::vector<std::vector<Edge>> edges;     // a stage
-    std::vector<std::size_t> nodes;           // before each stage, and after the last
+    std::vector<std::vector<Edge>> edges;  // a stage
+    std::vector<std::size_t> nodes;        // before each stage, and after the last
     std::size_t forks = 0;
 };
 
@@ -37,9 +37,8 @@ std::size_t findState(const TraceStage& stage, const std::vector<Cost>& cost, Va
         else
             high = middle;
     }
-    const bool found =
-        low < states && stage.beforeValue[low] == value &&
-        std::ranges::equal(stage.before.subspan(low * dimensions, dimensions), cost);
+    const bool found = low < states && stage.beforeValue[low] == value &&
+                       std::ranges::equal(stage.before.subspan(low * dimensions, dimensions), cost);
     return found ? low : states;
 }
 
@@ -105,8 +104,7 @@ void prune(Graph& graph) {
         for (const Edge& edge : graph.edges[t]) next[edge.*far] = 1;
         alive = std::move(next);
     };
-    for (std::size_t t = 0; t < stages; ++t)
-        sweep(t, graph.nodes[t + 1], &Edge::from, &Edge::to);
+    for (std::size_t t = 0; t < stages; ++t) sweep(t, graph.nodes[t + 1], &Edge::from, &Edge::to);
     alive.assign(1, 1);
     for (std::size_t t = stages; t-- > 0;) sweep(t, graph.nodes[t], &Edge::to, &Edge::from);
 }
@@ -119,9 +117,8 @@ std::vector<std::size_t> traceBack(const std::vector<TraceStage>& stages,
     if (graph.forks > 0) {
         std::vector<std::size_t> order(stages.size());
         std::iota(order.begin(), order.end(), std::size_t{0});
-        std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-            return stages[a].cls < stages[b].cls;
-        });
+        std::sort(order.begin(), order.end(),
+                  [&](std::size_t a, std::size_t b) { return stages[a].cls < stages[b].cls; });
         for (const std::size_t t : order) {
             Index lowest = std::numeric_limits<Index>::max();
             for (const Edge& edge : graph.edges[t])

@@ -1,7 +1,7 @@
 // From the final state of a list search back to the choice it stands for.
 //
-// A list keeps one state for all partial choices of equal cost and value, so the way back may fork: each
-// fork is a tie. All ways back to the start form a graph with one layer of nodes a stage; the
+// A list keeps one state for all partial choices of equal cost and value, so the way back may fork:
+// each fork is a tie. All ways back to the start form a graph with one layer of nodes a stage; the
 // lexicographically smallest choice takes, class by class in the table's order, the lowest option
 // index that still lies on a whole way, and drops the rest. Without ties the graph is a path.
 //
@@ -16,11 +16,11 @@
 namespace rdprune {
 
 struct TraceStage {
-    std::size_t cls = 0;            // position in the order of preference
-    std::span<const Cost> cost;     // options x dimensions
-    std::span<const Value> value;   // options
-    std::vector<Index> index;       // options; the lower one is preferred
-    std::span<const Cost> before;   // states before this stage x dimensions, ascending as rows
+    std::size_t cls = 0;                 // position in the order of preference
+    std::span<const Cost> cost;          // options x dimensions
+    std::span<const Value> value;        // options
+    std::vector<Index> index;            // options; the lower one is preferred
+    std::span<const Cost> before;        // states before this stage x dimensions, ascending as rows
     std::span<const Value> beforeValue;  // states before this stage, all rows different
 };
 

@@ -26,10 +26,10 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
+        yield temporary
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        yield temporary
+        temporary.chmod(0o666 & ~umask)  # mkstemp, and some writers, leave it to the owner alone
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(target)

@@ -52,7 +52,7 @@ def test_pictures_are_decoded_in_order_and_normalised() -> None:
 @pytest.mark.usefixtures("folder")
 def test_more_pictures_than_there_are_is_an_error() -> None:
     """The message says how many there are and which were asked for."""
-    with pytest.raises(ValueError, match="has 3 pictures, 0 to 192 asked for"):
+    with pytest.raises(ValueError, match="has 3 pictures, 0 to 256 asked for"):
         cifar10.calibration()
 
 

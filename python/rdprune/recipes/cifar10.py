@@ -31,9 +31,9 @@ from rdprune.demo.network import ResNet, load_weights
 VARIABLE: Final = "RDPRUNE_DATA"
 MEAN: Final = np.array([0.485, 0.456, 0.406], dtype=np.float32)
 STD: Final = np.array([0.229, 0.224, 0.225], dtype=np.float32)
-CALIBRATION: Final = 192
+CALIBRATION: Final = 256
 HELDOUT: Final = 2000
-BATCH: Final = 250
+BATCH: Final = 256
 
 
 def folder() -> Path:
@@ -130,7 +130,7 @@ def _decoded(path: Path, start: int, stop: int) -> tuple[Tensor, Tensor]:
 
 
 def calibration(samples: int = CALIBRATION) -> Batches:
-    """Return the first ``samples`` training pictures in batches of at most 250."""
+    """Return the first ``samples`` training pictures in batches of at most 256."""
     return batches(*pictures("train", 0, samples), BATCH)
 
 
