@@ -12,7 +12,7 @@ void appendHull(std::span<const Cost> costs, std::span<const Value> values, std:
         for (;;) {
             const Cost cost = costs[next] - costs[from];
             const Value value = values[from] - values[next];
-            const double efficiency = static_cast<double>(value) / static_cast<double>(cost);
+            const double efficiency = toDouble(value) / static_cast<double>(cost);
             if (segments.size() == begin || segments.back().efficiency > efficiency) {
                 segments.push_back({efficiency, cost, value, cls, first + from, first + next});
                 break;
@@ -32,14 +32,19 @@ Relaxation relax(const Problem& problem) {
         appendHull({problem.costs.data() + first, count}, {problem.values.data() + first, count},
                    cls, first, relaxation.segments);
     }
-    std::stable_sort(
-        relaxation.segments.begin(), relaxation.segments.end(),
-        [](const Segment& a, const Segment& b) { return a.efficiency > b.efficiency; });
-    Cost total = problem.leastCost(0);
-    relaxation.totalCost.reserve(relaxation.segments.size() + 1);
-    relaxation.totalCost.push_back(total);
+    std::vector<std::pair<double, std::uint32_t>> keys;
+    keys.reserve(relaxation.segments.size());
     for (const Segment& segment : relaxation.segments)
-        relaxation.totalCost.push_back(total += segment.cost);
+        keys.emplace_back(-segment.efficiency, static_cast<std::uint32_t>(keys.size()));
+    std::sort(keys.begin(), keys.end());
+    Cost total = problem.leastCost(0);
+    relaxation.order.reserve(keys.size());
+    relaxation.totalCost.reserve(keys.size() + 1);
+    relaxation.totalCost.push_back(total);
+    for (const auto& [efficiency, index] : keys) {
+        relaxation.order.push_back(index);
+        relaxation.totalCost.push_back(total += relaxation.segments[index].cost);
+    }
     return relaxation;
 }
 
@@ -49,15 +54,17 @@ Base solveRelaxation(const Problem& problem, const Relaxation& relaxation, Cost 
         std::upper_bound(totals.begin(), totals.end(), budget) - totals.begin() - 1);
     Base base;
     base.option.assign(problem.offsets.begin(), problem.offsets.end() - 1);
-    for (std::size_t i = 0; i < taken; ++i)
-        base.option[relaxation.segments[i].cls] = relaxation.segments[i].to;
+    for (std::size_t i = 0; i < taken; ++i) {
+        const Segment& segment = relaxation.segments[relaxation.order[i]];
+        base.option[segment.cls] = segment.to;
+    }
     base.slack = budget - totals[taken];
     base.greedy = base.option;
-    if (taken == relaxation.segments.size()) return base;
-    base.multiplier = relaxation.segments[taken].efficiency;
+    if (taken == relaxation.order.size()) return base;
+    base.multiplier = relaxation.segments[relaxation.order[taken]].efficiency;
     Cost left = base.slack;
-    for (std::size_t i = taken; i < relaxation.segments.size(); ++i) {
-        const Segment& segment = relaxation.segments[i];
+    for (std::size_t i = taken; i < relaxation.order.size(); ++i) {
+        const Segment& segment = relaxation.segments[relaxation.order[i]];
         if (segment.cost > left || base.greedy[segment.cls] != segment.from) continue;
         base.greedy[segment.cls] = segment.to;
         base.greedyGain += segment.value;

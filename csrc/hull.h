@@ -29,7 +29,7 @@ struct Segment {
     std::size_t to;
 };
 
-// Hull segments of options with costs ascending and values descending, steepest first. O(n).
+// Hull segments of one class with costs ascending and values descending, steepest first. O(n).
 // `costs` and `values` are those of the options first, first + 1, ...
 void appendHull(std::span<const Cost> costs, std::span<const Value> values, std::size_t cls,
                 std::size_t first, std::vector<Segment>& segments);
@@ -37,7 +37,8 @@ void appendHull(std::span<const Cost> costs, std::span<const Value> values, std:
 // All hull segments of a one-cost problem by falling efficiency, with running totals.
 struct Relaxation {
     std::vector<Segment> segments;
-    std::vector<Cost> totalCost;  // after that many segments
+    std::vector<std::uint32_t> order;  // of the segments
+    std::vector<Cost> totalCost;       // after that many segments of the order
 };
 [[nodiscard]] Relaxation relax(const Problem& problem);
 

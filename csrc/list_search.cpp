@@ -1,6 +1,7 @@
 #include "list_search.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "trace_back.h"
@@ -13,7 +14,7 @@ constexpr double relativeMargin = 0x1p-44;
 constexpr std::size_t stateBytes = sizeof(Cost) + sizeof(Value);
 
 double reducedCost(double multiplier, Cost cost, Value value) {
-    return static_cast<double>(value) + multiplier * static_cast<double>(cost);
+    return toDouble(value) + multiplier * static_cast<double>(cost);
 }
 
 // The options of one class that survive the first cut, relative to its base option.
@@ -57,8 +58,9 @@ struct Search {
     Value target = 0;
     double cut = 0.0;           // target plus the rounding margin
     std::vector<Stage> stages;  // widest range of costs first
-    Side right;                 // more cost than the base, less value
-    Side left;                  // less cost, more value
+    std::size_t mostOptions = 1;
+    Side right;  // more cost than the base, less value
+    Side left;   // less cost, more value
 };
 
 void collectSegments(Search& search) {
@@ -107,11 +109,12 @@ Search prepare(const Problem& problem, const Base& base, const std::vector<doubl
             stage.option.push_back(i);
             stage.cost.push_back(cost);
             stage.value.push_back(value);
-            largest = std::max(largest, std::abs(static_cast<double>(value)) +
+            largest = std::max(largest, std::abs(toDouble(value)) +
                                             base.multiplier * std::abs(static_cast<double>(cost)));
         }
         if (stage.option.size() == 1) continue;
         scale += largest;
+        search.mostOptions = std::max(search.mostOptions, stage.option.size());
         search.stages.push_back(std::move(stage));
     }
     std::stable_sort(search.stages.begin(), search.stages.end(),
@@ -119,7 +122,7 @@ Search prepare(const Problem& problem, const Base& base, const std::vector<doubl
     collectSegments(search);
     const double margin =
         relativeMargin * (scale + base.multiplier * static_cast<double>(base.slack));
-    search.cut = static_cast<double>(target) + margin;
+    search.cut = toDouble(target) + margin;
     return search;
 }
 // The linear relaxation of the stages to come: least value for each cost left, as knots with cost
@@ -141,7 +144,7 @@ void coverKnots(const Search& search, std::size_t stage, Cost low, Cost high,
         if (entry.stage <= stage) continue;
         cost -= entry.segment.cost;
         value += entry.segment.value;
-        knots.push_back({cost, static_cast<double>(value), entry.segment.efficiency});
+        knots.push_back({cost, toDouble(value), entry.segment.efficiency});
     }
     std::reverse(knots.begin(), knots.end());
     cost = 0;
@@ -153,7 +156,7 @@ void coverKnots(const Search& search, std::size_t stage, Cost low, Cost high,
         knots.back().efficiency = entry.segment.efficiency;
         cost += entry.segment.cost;
         value -= entry.segment.value;
-        knots.push_back({cost, static_cast<double>(value), 0.0});
+        knots.push_back({cost, toDouble(value), 0.0});
     }
 }
 
@@ -172,42 +175,62 @@ void keepPromising(const Search& search, std::size_t stage, const StateList& mer
         if (knots[knot].cost > left) break;
         const double rest = knots[knot].value -
                             knots[knot].efficiency * static_cast<double>(left - knots[knot].cost);
-        const double bound = static_cast<double>(merged.value[i]) + rest;
+        const double bound = toDouble(merged.value[i]) + rest;
         if (bound > search.cut) continue;
         kept.push(merged.cost[i], merged.value[i]);
         bounds.push_back(bound);
     }
 }
 
-// Merges a list with the same or another list shifted by one option, dropping what is dominated.
-void mergeShifted(const StateList& a, const StateList& b, Cost cost, Value value, StateList& out) {
+// Merges two lists, dropping what is dominated.
+void merge(const StateList& a, const StateList& b, StateList& out) {
     const std::size_t capacity = a.size() + b.size();
     out.cost.resize(capacity);
     out.value.resize(capacity);
+    Cost* const costs = out.cost.data();
+    Value* const values = out.value.data();
     std::size_t i = 0;
     std::size_t j = 0;
     std::size_t n = 0;
     const auto push = [&](Cost c, Value v) {
-        if (n > 0 && out.value[n - 1] <= v) return;
-        if (n > 0 && out.cost[n - 1] == c) --n;
-        out.cost[n] = c;
-        out.value[n] = v;
+        if (n > 0 && values[n - 1] <= v) return;
+        if (n > 0 && costs[n - 1] == c) --n;
+        costs[n] = c;
+        values[n] = v;
         ++n;
     };
     while (i < a.size() && j < b.size()) {
-        const Cost shifted = b.cost[j] + cost;
-        if (a.cost[i] <= shifted) {
+        if (a.cost[i] <= b.cost[j]) {
             push(a.cost[i], a.value[i]);
             ++i;
         } else {
-            push(shifted, b.value[j] + value);
+            push(b.cost[j], b.value[j]);
             ++j;
         }
     }
     for (; i < a.size(); ++i) push(a.cost[i], a.value[i]);
-    for (; j < b.size(); ++j) push(b.cost[j] + cost, b.value[j] + value);
+    for (; j < b.size(); ++j) push(b.cost[j], b.value[j]);
     out.cost.resize(n);
     out.value.resize(n);
+}
+
+// All extensions of a list by the stage's options first, first + 1, ..., last - 1, by halves.
+// `pool` holds two lists a level of the recursion, so that no merge allocates in the long run.
+void extend(const StateList& before, const Stage& stage, std::size_t first, std::size_t last,
+            std::size_t level, std::vector<StateList>& pool, StateList& out) {
+    if (last - first == 1) {
+        out.cost.resize(before.size());
+        out.value.resize(before.size());
+        for (std::size_t i = 0; i < before.size(); ++i)
+            out.cost[i] = before.cost[i] + stage.cost[first];
+        for (std::size_t i = 0; i < before.size(); ++i)
+            out.value[i] = before.value[i] + stage.value[first];
+        return;
+    }
+    const std::size_t middle = first + (last - first) / 2;
+    extend(before, stage, first, middle, level + 1, pool, pool[2 * level]);
+    extend(before, stage, middle, last, level + 1, pool, pool[2 * level + 1]);
+    merge(pool[2 * level], pool[2 * level + 1], out);
 }
 
 void keepBest(StateList& list, std::vector<double> bounds, std::size_t beam) {
@@ -247,22 +270,17 @@ ListSearch searchLists(const Problem& problem, const Base& base, const std::vect
     std::vector<StateList> lists(search.stages.size() + 1);
     lists[0].push(0, 0);
     StateList merged;
-    StateList scratch;
+    std::vector<StateList> pool(2 * std::bit_width(search.mostOptions));
     std::vector<Knot> knots;
     std::vector<double> bounds;
     for (std::size_t t = 0; t < search.stages.size(); ++t) {
         const Stage& stage = search.stages[t];
-        const StateList& before = lists[t];
-        merged.clear();
-        for (std::size_t i = 0; i < stage.option.size(); ++i) {
-            mergeShifted(merged, before, stage.cost[i], stage.value[i], scratch);
-            std::swap(merged, scratch);
-            if ((result.states + 3 * merged.size()) * stateBytes > watch.bytes() ||
-                watch.expired()) {
-                result.outcome = ListSearch::Outcome::limit;
-                return result;
-            }
+        const std::size_t most = lists[t].size() * stage.option.size();
+        if ((result.states + 2 * most) * stateBytes > watch.bytes() || watch.expired()) {
+            result.outcome = ListSearch::Outcome::limit;
+            return result;
         }
+        extend(lists[t], stage, 0, stage.option.size(), 0, pool, merged);
         keepPromising(search, t, merged, knots, lists[t + 1], bounds);
         if (beam > 0) keepBest(lists[t + 1], bounds, beam);
         result.states += lists[t + 1].size();

@@ -12,8 +12,8 @@ namespace rdprune {
 
 namespace {
 
-constexpr double relativeMargin = 0x1p-44;   // for one option
-constexpr double roundingMargin = 0x1p-49;  // for each term of a running sum
+constexpr double relativeMargin = 0x1p-44;    // for one option
+constexpr double roundingMargin = 0x1p-49;    // for each term of a running sum
 constexpr std::size_t dominanceWindow = 256;  // kept states that a new one is compared with
 
 struct Stage {

@@ -176,8 +176,8 @@ double lagrangianScale(const Problem& problem, const std::vector<double>& multip
         for (std::size_t i = problem.offsets[cls]; i < problem.offsets[cls + 1]; ++i) {
             double size = std::abs(static_cast<double>(problem.values[i]));
             for (std::size_t d = 0; d < problem.dimensions; ++d)
-                size += multipliers[d] *
-                        static_cast<double>(problem.costs[i * problem.dimensions + d]);
+                size +=
+                    multipliers[d] * static_cast<double>(problem.costs[i * problem.dimensions + d]);
             largest = std::max(largest, size);
         }
         scale += largest;

@@ -13,7 +13,8 @@ namespace {
 constexpr std::size_t beamWidth = 64;
 constexpr std::size_t firstUndecided = 12;  // alternatives that the first, smallest target admits
 constexpr double targetGrowth = 3.0;
-constexpr double leastShare = 0x1p-10;  // of the gap left by the beam, for the first target
+constexpr double leastShare = 0x1p-10;  // of the greedy allocation's gap, for the first target
+constexpr double beamReach = 16.0;      // how far beyond a failed target the beam looks
 
 Value toValue(double units) {
     constexpr double most = 0x1p125;
@@ -47,16 +48,9 @@ Solution solveSingleBudget(const Problem& problem, const Relaxation& relaxation,
     const std::vector<double> reduced = reducedCosts(problem, base);
     std::vector<std::size_t> best = base.greedy;
     Value bestValue = -base.greedyGain;
-    const ListSearch beam = searchLists(problem, base, reduced, bestValue, beamWidth, watch);
-    solution.states += beam.states;
-    if (beam.outcome == ListSearch::Outcome::found) {
-        best = beam.option;
-        bestValue = beam.value;
-    }
     const double bound = -base.multiplier * static_cast<double>(base.slack);
     Value proved = toValue(bound);
-    const double bestGap = static_cast<double>(bestValue) - bound;
-    double gap = std::max(firstGap(reduced), leastShare * bestGap);
+    double gap = std::max(firstGap(reduced), leastShare * (toDouble(bestValue) - bound));
     while (!solution.optimal) {
         const Value target = std::min(bestValue, toValue(bound + gap));
         const ListSearch exact = searchLists(problem, base, reduced, target, 0, watch);
@@ -67,11 +61,20 @@ Solution solveSingleBudget(const Problem& problem, const Relaxation& relaxation,
             solution.optimal = true;
         }
         proved = target;
+        if (solution.optimal) break;
+        const Value hope = std::min(bestValue, toValue(bound + beamReach * gap));
+        const ListSearch beam = searchLists(problem, base, reduced, hope, beamWidth, watch);
+        solution.states += beam.states;
+        if (beam.outcome == ListSearch::Outcome::found) {
+            best = beam.option;
+            bestValue = beam.value;
+        }
         gap *= targetGrowth;
     }
     solution.choice = problem.layerChoice(best);
     if (!solution.optimal) {
-        const double margin = 0x1p-44 * (std::abs(bound) + lagrangianScale(problem, {base.multiplier}));
+        const double margin =
+            0x1p-44 * (std::abs(bound) + lagrangianScale(problem, {base.multiplier}));
         solution.lowerBound = problem.scale.toDistortion(
             static_cast<double>(problem.totalValue(base.option) + proved) - margin);
         solution.optimal = proved == bestValue;

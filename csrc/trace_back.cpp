@@ -97,8 +97,8 @@ Graph collectWays(const std::vector<TraceStage>& stages, std::span<const Cost> c
 void prune(Graph& graph) {
     const std::size_t stages = graph.edges.size();
     std::vector<char> alive(1, 1);
-    const auto sweep = [&](std::size_t t, std::size_t nodes, std::size_t Edge::*near,
-                           std::size_t Edge::*far) {
+    const auto sweep = [&](std::size_t t, std::size_t nodes, std::size_t Edge::* near,
+                           std::size_t Edge::* far) {
         std::vector<char> next(nodes, 0);
         std::erase_if(graph.edges[t], [&](const Edge& edge) { return !alive[edge.*near]; });
         for (const Edge& edge : graph.edges[t]) next[edge.*far] = 1;

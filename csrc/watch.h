@@ -1,6 +1,7 @@
 // What a search may use, and how it asks whether to go on.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <functional>
@@ -28,6 +29,11 @@ public:
         return std::chrono::duration<double>(now - start_).count() > limits_.seconds;
     }
     [[nodiscard]] std::size_t bytes() const { return limits_.bytes; }
+    // Seconds until the limit, for a search inside this one.
+    [[nodiscard]] double left() const {
+        const std::chrono::duration<double> spent = Clock::now() - start_;
+        return std::max(limits_.seconds - spent.count(), 0.0);
+    }
 
 private:
     using Clock = std::chrono::steady_clock;

@@ -1,0 +1,103 @@
+#include "joint_surrogate.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace rdprune {
+
+namespace {
+
+constexpr double improvement = 1.0 - 0x1p-40;
+constexpr double strongestDamping = 64.0;
+constexpr int mostSteps = 100;
+constexpr std::size_t stepBytes = std::size_t{1} << 20;
+
+}  // namespace
+
+Surrogate::Surrogate(const JointProblem& problem, std::span<const Cost> budgets,
+                     const Limits& limits)
+    : problem_(problem),
+      budgets_(budgets),
+      limits_(limits),
+      offsets_(problem.offsets.begin(), problem.offsets.end()),
+      groups_(problem.classes()),
+      allowed_(problem.options.size(), 1) {
+    std::iota(groups_.begin(), groups_.end(), Index{0});
+}
+
+std::optional<Surrogate::Answer> Surrogate::minimise(std::span<const Distortion> distortions,
+                                                     Watch& watch, std::size_t bytes) const {
+    const Instance instance{problem_.costs, distortions, offsets_,
+                            allowed_,       groups_,     problem_.dimensions};
+    const Limits limits{watch.left(), std::min(bytes, limits_.bytes), limits_.poll};
+    try {
+        Solution solution = std::move(solve(instance, budgets_, limits).front());
+        Answer answer{{}, std::move(solution.multipliers), 0.0};
+        answer.option.reserve(problem_.classes());
+        for (std::size_t cls = 0; cls < problem_.classes(); ++cls) {
+            answer.option.push_back(problem_.offsets[cls] +
+                                    static_cast<std::size_t>(solution.choice[cls]));
+            answer.lowerBound += distortions[answer.option.back()];
+        }
+        if (!solution.optimal) answer.lowerBound = solution.lowerBound;
+        return answer;
+    } catch (const InfeasibleBudget&) {
+        throw;
+    } catch (const std::runtime_error&) {
+        return std::nullopt;
+    }
+}
+
+std::vector<double> singleChanges(const JointProblem& problem, const JointPoint& point,
+                                  std::vector<double>& distances) {
+    std::vector<double> changes(problem.options.size());
+    distances.resize(changes.size());
+    for (std::size_t cls = 0; cls < problem.classes(); ++cls) {
+        const std::size_t chosen = point.option[cls];
+        const double* current = problem.response(chosen);
+        const double here = dot(point.residual.data(), current, problem.width);
+        for (std::size_t i = problem.offsets[cls]; i < problem.offsets[cls + 1]; ++i) {
+            if (i == chosen) {
+                distances[i] = 0.0;
+                changes[i] = 0.0;
+                continue;
+            }
+            const double* response = problem.response(i);
+            const double there = dot(point.residual.data(), response, problem.width);
+            const double both = dot(current, response, problem.width);
+            distances[i] = std::max(problem.squares[i] + problem.squares[chosen] - 2.0 * both, 0.0);
+            changes[i] = 2.0 * (there - here) + distances[i];
+        }
+    }
+    return changes;
+}
+
+Descent descend(const JointProblem& problem, const Surrogate& surrogate, JointPoint point,
+                Watch& watch) {
+    Descent descent{std::move(point), std::vector<double>(problem.dimensions, 0.0), {}};
+    std::vector<double> distances;
+    std::vector<double> surrogates;
+    double damping = 1.0;
+    descent.changes = singleChanges(problem, descent.point, distances);
+    for (int step = 0; step < mostSteps && damping <= strongestDamping; ++step) {
+        if (watch.expired()) break;
+        surrogates = descent.changes;
+        for (std::size_t i = 0; i < surrogates.size(); ++i)
+            surrogates[i] += (damping - 1.0) * distances[i];
+        const auto answer = surrogate.minimise(surrogates, watch, stepBytes);
+        if (!answer) break;
+        if (damping == 1.0) descent.multipliers = answer->multipliers;
+        if (answer->option == descent.point.option) break;
+        JointPoint next = makePoint(problem, answer->option);
+        if (next.square < descent.point.square * improvement) {
+            descent.point = std::move(next);
+            descent.changes = singleChanges(problem, descent.point, distances);
+            damping = std::max(damping / 2.0, 1.0);
+        } else {
+            damping *= 2.0;
+        }
+    }
+    return descent;
+}
+
+}  // namespace rdprune
