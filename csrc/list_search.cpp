@@ -3,8 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
-
-#include "trace_back.h"
+#include <numeric>
 
 namespace rdprune {
 
@@ -17,176 +16,144 @@ double reducedCost(double multiplier, Cost cost, Value value) {
     return toDouble(value) + multiplier * static_cast<double>(cost);
 }
 
-// The options of one class that survive the first cut, relative to its base option.
-struct Stage {
-    std::size_t cls = 0;
-    std::vector<std::size_t> option;
-    std::vector<Cost> cost;  // ascending
-    std::vector<Value> value;
-
-    [[nodiscard]] Cost span() const { return cost.back() - cost.front(); }
-};
-
-// Parallel arrays, cost strictly ascending and value strictly descending.
-struct StateList {
-    std::vector<Cost> cost;
-    std::vector<Value> value;
-
-    void clear() {
-        cost.clear();
-        value.clear();
-    }
-    void push(Cost c, Value v) {
-        cost.push_back(c);
-        value.push_back(v);
-    }
-    [[nodiscard]] std::size_t size() const { return cost.size(); }
-};
-
-// Hull segments of all stages on one side of the base, nearest to the base first.
-struct Side {
-    struct Entry {
-        Segment segment;
-        std::size_t stage;
+// Fills in the options of every class that survive the first cut, widest range of costs first, and returns
+// the sum over classes of max(|value| + lambda |cost|).
+double collectStages(const Problem& problem, const Relaxation& relaxation, const Base& base,
+                     double gap, Workspace& work) {
+    struct Range {
+        Cost span;
+        std::uint32_t cls, first, last;
     };
-    std::vector<Entry> entries;
-};
-
-struct Search {
-    double multiplier = 0.0;
-    Cost slack = 0;
-    Value target = 0;
-    double cut = 0.0;           // target plus the rounding margin
-    std::vector<Stage> stages;  // widest range of costs first
-    std::size_t mostOptions = 1;
-    Side right;  // more cost than the base, less value
-    Side left;   // less cost, more value
-};
-
-void collectSegments(Search& search) {
-    std::vector<Segment> segments;
-    for (std::size_t t = 0; t < search.stages.size(); ++t) {
-        const Stage& stage = search.stages[t];
-        segments.clear();
-        appendHull(stage.cost, stage.value, stage.cls, 0, segments);
-        for (const Segment& segment : segments) {
-            Side& side = stage.cost[segment.to] > 0 ? search.right : search.left;
-            side.entries.push_back({segment, t});
-        }
-    }
-    std::stable_sort(search.right.entries.begin(), search.right.entries.end(),
-                     [](const Side::Entry& a, const Side::Entry& b) {
-                         return a.segment.efficiency > b.segment.efficiency;
-                     });
-    std::stable_sort(search.left.entries.begin(), search.left.entries.end(),
-                     [](const Side::Entry& a, const Side::Entry& b) {
-                         return a.segment.efficiency < b.segment.efficiency;
-                     });
-}
-
-Search prepare(const Problem& problem, const Base& base, const std::vector<double>& reduced,
-               Value target) {
-    Search search;
-    search.multiplier = base.multiplier;
-    search.slack = base.slack;
-    search.target = target;
-    // Never negative but for rounding, which must not cut the base itself.
-    const double gap = std::max(reducedCost(base.multiplier, base.slack, target), 0.0);
+    std::vector<Range> ranges;
+    work.option.clear();
     double scale = 0.0;
     for (std::size_t cls = 0; cls < problem.size(); ++cls) {
-        Stage stage;
-        stage.cls = cls;
+        const std::size_t first = problem.offsets[cls];
+        const std::size_t last = problem.offsets[cls + 1];
         const std::size_t origin = base.option[cls];
-        double largest = 0.0;
-        for (std::size_t i = problem.offsets[cls]; i < problem.offsets[cls + 1]; ++i) {
-            if (reduced[i] > gap) {
-                const Cost cost = problem.costs[i] - problem.costs[origin];
-                const double size = std::abs(static_cast<double>(cost)) * base.multiplier;
-                if (reduced[i] > gap + relativeMargin * (size + std::abs(gap))) continue;
-            }
-            const Cost cost = problem.costs[i] - problem.costs[origin];
-            const Value value = problem.values[i] - problem.values[origin];
-            stage.option.push_back(i);
-            stage.cost.push_back(cost);
-            stage.value.push_back(value);
-            largest = std::max(largest, std::abs(toDouble(value)) +
-                                            base.multiplier * std::abs(static_cast<double>(cost)));
+        const double size =
+            base.multiplier * relaxation.cost[last - 1] - relaxation.value[last - 1];
+        const double most = relaxation.value[origin] + base.multiplier * relaxation.cost[origin] +
+                            gap + relativeMargin * (2.0 * size + gap);
+        const std::size_t begin = work.option.size();
+        for (std::size_t i = first; i < last; ++i)
+            if (relaxation.value[i] + base.multiplier * relaxation.cost[i] <= most)
+                work.option.push_back(static_cast<std::uint32_t>(i));
+        if (work.option.size() - begin <= 1) {
+            work.option.resize(begin);
+            continue;
         }
-        if (stage.option.size() == 1) continue;
-        scale += largest;
-        search.mostOptions = std::max(search.mostOptions, stage.option.size());
-        search.stages.push_back(std::move(stage));
+        scale += 2.0 * size;
+        ranges.push_back({problem.costs[work.option.back()] - problem.costs[work.option[begin]],
+                          static_cast<std::uint32_t>(cls), static_cast<std::uint32_t>(begin),
+                          static_cast<std::uint32_t>(work.option.size())});
     }
-    std::stable_sort(search.stages.begin(), search.stages.end(),
-                     [](const Stage& a, const Stage& b) { return a.span() > b.span(); });
-    collectSegments(search);
-    const double margin =
-        relativeMargin * (scale + base.multiplier * static_cast<double>(base.slack));
-    search.cut = toDouble(target) + margin;
-    return search;
+    std::sort(ranges.begin(), ranges.end(), [](const Range& a, const Range& b) {
+        return a.span != b.span ? a.span > b.span : a.cls < b.cls;
+    });
+    work.stages.clear();
+    work.cost.clear();
+    work.value.clear();
+    work.index.clear();
+    for (const Range& range : ranges) {
+        const std::size_t origin = base.option[range.cls];
+        work.stages.push_back({range.cls, work.cost.size(), range.last - range.first, range.first});
+        for (std::uint32_t i = range.first; i < range.last; ++i) {
+            const std::uint32_t option = work.option[i];
+            work.cost.push_back(problem.costs[option] - problem.costs[origin]);
+            work.value.push_back(problem.values[option] - problem.values[origin]);
+            work.index.push_back(problem.options[option]);
+        }
+    }
+    return scale;
 }
-// The linear relaxation of the stages to come: least value for each cost left, as knots with cost
-// ascending.
-struct Knot {
-    Cost cost;
-    double value;
-    double efficiency;  // towards the next knot
-};
 
-// Knots that cover [low, high] as far as the segments reach; empty if `high` is out of reach.
-void coverKnots(const Search& search, std::size_t stage, Cost low, Cost high,
-                std::vector<Knot>& knots) {
+// Hull segments of all stages on either side of the base, nearest to the base first.
+void collectSlopes(Workspace& work) {
+    work.right.clear();
+    work.left.clear();
+    std::vector<Segment> segments;
+    std::vector<double> costs;
+    std::vector<double> values;
+    for (std::uint32_t t = 0; t < work.stages.size(); ++t) {
+        const Workspace::Stage& stage = work.stages[t];
+        const std::span cost = std::span(work.cost).subspan(stage.first, stage.count);
+        const std::span value = std::span(work.value).subspan(stage.first, stage.count);
+        segments.clear();
+        costs.clear();
+        values.clear();
+        for (std::size_t i = 0; i < stage.count; ++i) {
+            costs.push_back(static_cast<double>(cost[i]));
+            values.push_back(toDouble(value[i]));
+        }
+        appendHull(costs, values, segments);
+        for (const Segment& segment : segments) {
+            auto& side = cost[segment.to] > 0 ? work.right : work.left;
+            side.push_back({segment.efficiency, cost[segment.to] - cost[segment.from],
+                            value[segment.from] - value[segment.to], t});
+        }
+    }
+    using Slope = Workspace::Slope;
+    std::sort(work.right.begin(), work.right.end(), [](const Slope& a, const Slope& b) {
+        return a.efficiency != b.efficiency ? a.efficiency > b.efficiency : a.stage < b.stage;
+    });
+    std::sort(work.left.begin(), work.left.end(), [](const Slope& a, const Slope& b) {
+        return a.efficiency != b.efficiency ? a.efficiency < b.efficiency : a.stage < b.stage;
+    });
+}
+
+// Fills in the relaxation of the stages after `stage`: least value for each cost left, as knots with
+// ascending cost that cover [low, high] as far as the segments reach.
+void coverKnots(Workspace& work, std::size_t stage, Cost low, Cost high) {
+    auto& knots = work.knots;
     knots.clear();
     Cost cost = 0;
     Value value = 0;
-    for (const Side::Entry& entry : search.left.entries) {
+    for (const Workspace::Slope& slope : work.left) {
         if (cost <= low) break;
-        if (entry.stage <= stage) continue;
-        cost -= entry.segment.cost;
-        value += entry.segment.value;
-        knots.push_back({cost, toDouble(value), entry.segment.efficiency});
+        if (slope.stage <= stage) continue;
+        cost -= slope.cost;
+        value += slope.value;
+        knots.push_back({cost, toDouble(value), slope.efficiency});
     }
     std::reverse(knots.begin(), knots.end());
     cost = 0;
     value = 0;
     knots.push_back({0, 0.0, 0.0});
-    for (const Side::Entry& entry : search.right.entries) {
+    for (const Workspace::Slope& slope : work.right) {
         if (cost >= high) break;
-        if (entry.stage <= stage) continue;
-        knots.back().efficiency = entry.segment.efficiency;
-        cost += entry.segment.cost;
-        value -= entry.segment.value;
+        if (slope.stage <= stage) continue;
+        knots.back().efficiency = slope.efficiency;
+        cost += slope.cost;
+        value -= slope.value;
         knots.push_back({cost, toDouble(value), 0.0});
     }
 }
 
-// Copies the states of `merged` that may still reach the target to `kept`, with their bounds.
-void keepPromising(const Search& search, std::size_t stage, const StateList& merged,
-                   std::vector<Knot>& knots, StateList& kept, std::vector<double>& bounds) {
-    kept.clear();
-    bounds.clear();
-    if (merged.size() == 0) return;
-    coverKnots(search, stage, search.slack - merged.cost.back(), search.slack - merged.cost[0],
-               knots);
-    std::size_t knot = knots.size() - 1;
+// Appends the merged states that may still end at or below `cut` as the list after `stage`.
+void keepPromising(Workspace& work, std::size_t stage, Cost slack, double cut) {
+    const StateList& merged = work.merged;
+    work.bounds.clear();
+    coverKnots(work, stage, slack - merged.cost.back(), slack - merged.cost.front());
+    std::size_t knot = work.knots.size() - 1;
     for (std::size_t i = 0; i < merged.size(); ++i) {
-        const Cost left = search.slack - merged.cost[i];
-        while (knot > 0 && knots[knot].cost > left) --knot;
-        if (knots[knot].cost > left) break;
-        const double rest = knots[knot].value -
-                            knots[knot].efficiency * static_cast<double>(left - knots[knot].cost);
+        const Cost left = slack - merged.cost[i];
+        while (knot > 0 && work.knots[knot].cost > left) --knot;
+        if (work.knots[knot].cost > left) break;
+        const double rest =
+            work.knots[knot].value -
+            work.knots[knot].efficiency * static_cast<double>(left - work.knots[knot].cost);
         const double bound = toDouble(merged.value[i]) + rest;
-        if (bound > search.cut) continue;
-        kept.push(merged.cost[i], merged.value[i]);
-        bounds.push_back(bound);
+        if (bound > cut) continue;
+        work.states.cost.push_back(merged.cost[i]);
+        work.states.value.push_back(merged.value[i]);
+        work.bounds.push_back(bound);
     }
 }
 
 // Merges two lists, dropping what is dominated.
 void merge(const StateList& a, const StateList& b, StateList& out) {
-    const std::size_t capacity = a.size() + b.size();
-    out.cost.resize(capacity);
-    out.value.resize(capacity);
+    out.resize(a.size() + b.size());
     Cost* const costs = out.cost.data();
     Value* const values = out.value.data();
     std::size_t i = 0;
@@ -210,97 +177,130 @@ void merge(const StateList& a, const StateList& b, StateList& out) {
     }
     for (; i < a.size(); ++i) push(a.cost[i], a.value[i]);
     for (; j < b.size(); ++j) push(b.cost[j], b.value[j]);
-    out.cost.resize(n);
-    out.value.resize(n);
+    out.resize(n);
 }
 
-// All extensions of a list by the stage's options first, first + 1, ..., last - 1, by halves.
-// `pool` holds two lists a level of the recursion, so that no merge allocates in the long run.
-void extend(const StateList& before, const Stage& stage, std::size_t first, std::size_t last,
-            std::size_t level, std::vector<StateList>& pool, StateList& out) {
-    if (last - first == 1) {
-        out.cost.resize(before.size());
-        out.value.resize(before.size());
-        for (std::size_t i = 0; i < before.size(); ++i)
-            out.cost[i] = before.cost[i] + stage.cost[first];
-        for (std::size_t i = 0; i < before.size(); ++i)
-            out.value[i] = before.value[i] + stage.value[first];
+// The list from state `first` on, extended by options first, ..., first + count - 1 of the
+// workspace, by halves. `pool` holds two lists for each level.
+void extend(Workspace& work, std::size_t list, std::size_t option, std::size_t count,
+            std::size_t level, StateList& out) {
+    if (count == 1) {
+        const std::size_t size = work.states.size() - list;
+        out.resize(size);
+        const Cost cost = work.cost[option];
+        const Value value = work.value[option];
+        for (std::size_t i = 0; i < size; ++i) out.cost[i] = work.states.cost[list + i] + cost;
+        for (std::size_t i = 0; i < size; ++i) out.value[i] = work.states.value[list + i] + value;
         return;
     }
-    const std::size_t middle = first + (last - first) / 2;
-    extend(before, stage, first, middle, level + 1, pool, pool[2 * level]);
-    extend(before, stage, middle, last, level + 1, pool, pool[2 * level + 1]);
-    merge(pool[2 * level], pool[2 * level + 1], out);
+    StateList& left = work.pool[2 * level];
+    StateList& right = work.pool[2 * level + 1];
+    extend(work, list, option, count / 2, level + 1, left);
+    extend(work, list, option + count / 2, count - count / 2, level + 1, right);
+    merge(left, right, out);
 }
 
-void keepBest(StateList& list, std::vector<double> bounds, std::size_t beam) {
-    if (list.size() <= beam) return;
-    const std::vector<double> original = bounds;
-    const auto last = bounds.begin() + static_cast<std::ptrdiff_t>(beam);
-    std::nth_element(bounds.begin(), last, bounds.end());
-    const double threshold = *last;
-    std::size_t kept = 0;
-    for (std::size_t i = 0; i < list.size() && kept < beam; ++i) {
-        if (original[i] > threshold) continue;
-        list.cost[kept] = list.cost[i];
-        list.value[kept] = list.value[i];
+// Keeps the `beam` states of least bound of the list that begins at state `first`.
+void keepBest(Workspace& work, std::size_t first, std::size_t beam) {
+    if (work.bounds.size() <= beam) return;
+    std::vector<double> sorted = work.bounds;
+    const auto last = sorted.begin() + static_cast<std::ptrdiff_t>(beam);
+    std::nth_element(sorted.begin(), last, sorted.end());
+    std::size_t kept = first;
+    for (std::size_t i = 0; i < work.bounds.size() && kept < first + beam; ++i) {
+        if (work.bounds[i] > *last) continue;
+        work.states.cost[kept] = work.states.cost[first + i];
+        work.states.value[kept] = work.states.value[first + i];
         ++kept;
     }
-    list.cost.resize(kept);
-    list.value.resize(kept);
+    work.states.resize(kept);
+}
+
+// The options that the final state stands for.
+std::vector<std::size_t> choose(const Workspace& work, const Base& base) {
+    std::vector<TraceStage> trace;
+    trace.reserve(work.stages.size());
+    for (std::size_t t = 0; t < work.stages.size(); ++t) {
+        const Workspace::Stage& stage = work.stages[t];
+        const std::size_t first = work.lists[t];
+        const std::size_t count = work.lists[t + 1] - first;
+        trace.push_back({stage.cls, std::span(work.cost).subspan(stage.first, stage.count),
+                         std::span(work.value).subspan(stage.first, stage.count),
+                         std::span(work.index).subspan(stage.first, stage.count),
+                         std::span(work.states.cost).subspan(first, count),
+                         std::span(work.states.value).subspan(first, count)});
+    }
+    const std::vector<std::size_t> taken =
+        traceBack(trace, std::span(work.states.cost).last(1), work.states.value.back());
+    std::vector<std::size_t> option = base.option;
+    for (std::size_t t = 0; t < work.stages.size(); ++t)
+        option[work.stages[t].cls] = work.option[work.stages[t].option + taken[t]];
+    return option;
 }
 
 }  // namespace
 
-std::vector<double> reducedCosts(const Problem& problem, const Base& base) {
-    std::vector<double> reduced(problem.values.size());
+double undecidedGap(const Problem& problem, const Relaxation& relaxation, const Base& base,
+                    std::size_t undecided) {
+    std::vector<double> alternatives;
+    alternatives.reserve(problem.size());
     for (std::size_t cls = 0; cls < problem.size(); ++cls) {
         const std::size_t origin = base.option[cls];
-        for (std::size_t i = problem.offsets[cls]; i < problem.offsets[cls + 1]; ++i)
-            reduced[i] = reducedCost(base.multiplier, problem.costs[i] - problem.costs[origin],
-                                     problem.values[i] - problem.values[origin]);
+        double least = std::numeric_limits<double>::infinity();
+        for (std::size_t i = problem.offsets[cls]; i < problem.offsets[cls + 1]; ++i) {
+            const double priced = relaxation.value[i] + base.multiplier * relaxation.cost[i];
+            if (i != origin) least = std::min(least, priced);
+        }
+        least -= relaxation.value[origin] + base.multiplier * relaxation.cost[origin];
+        if (std::isfinite(least)) alternatives.push_back(std::max(least, 0.0));
     }
-    return reduced;
+    if (alternatives.empty()) return 0.0;
+    const auto rank = alternatives.begin() +
+                      static_cast<std::ptrdiff_t>(std::min(undecided, alternatives.size() - 1));
+    std::nth_element(alternatives.begin(), rank, alternatives.end());
+    return *rank;
 }
 
-ListSearch searchLists(const Problem& problem, const Base& base, const std::vector<double>& reduced,
-                       Value target, std::size_t beam, Watch& watch) {
-    const Search search = prepare(problem, base, reduced, target);
+ListSearch searchLists(const Problem& problem, const Relaxation& relaxation, const Base& base,
+                       Value target, const Effort& effort, Workspace& work, Watch& watch) {
+    // Never negative but for rounding, which must not cut the base itself.
+    const double gap = std::max(reducedCost(base.multiplier, base.slack, target), 0.0);
+    const double scale = collectStages(problem, relaxation, base, gap, work);
+    collectSlopes(work);
+    const double cut = toDouble(target) +
+                       relativeMargin * (scale + base.multiplier * static_cast<double>(base.slack));
+    std::size_t mostOptions = 1;
+    for (const Workspace::Stage& stage : work.stages)
+        mostOptions = std::max(mostOptions, stage.count);
+    work.pool.resize(std::max(work.pool.size(), std::size_t{2} * std::bit_width(mostOptions) + 2));
+
     ListSearch result;
-    std::vector<StateList> lists(search.stages.size() + 1);
-    lists[0].push(0, 0);
-    StateList merged;
-    std::vector<StateList> pool(2 * std::bit_width(search.mostOptions));
-    std::vector<Knot> knots;
-    std::vector<double> bounds;
-    for (std::size_t t = 0; t < search.stages.size(); ++t) {
-        const Stage& stage = search.stages[t];
-        const std::size_t most = lists[t].size() * stage.option.size();
-        if ((result.states + 2 * most) * stateBytes > watch.bytes() || watch.expired()) {
+    work.states.resize(1);
+    work.states.cost[0] = 0;
+    work.states.value[0] = 0;
+    work.lists.assign(1, 0);
+    for (std::size_t t = 0; t < work.stages.size(); ++t) {
+        const Workspace::Stage& stage = work.stages[t];
+        const std::size_t first = work.lists.back();
+        const std::size_t most = (work.states.size() - first) * stage.count;
+        if (work.states.size() > effort.states ||
+            (work.states.size() + 2 * most) * stateBytes > watch.bytes() || watch.expired()) {
+            result.states = work.states.size();
             result.outcome = ListSearch::Outcome::limit;
             return result;
         }
-        extend(lists[t], stage, 0, stage.option.size(), 0, pool, merged);
-        keepPromising(search, t, merged, knots, lists[t + 1], bounds);
-        if (beam > 0) keepBest(lists[t + 1], bounds, beam);
-        result.states += lists[t + 1].size();
+        extend(work, first, stage.first, stage.count, 0, work.merged);
+        work.lists.push_back(work.states.size());
+        keepPromising(work, t, base.slack, cut);
+        keepBest(work, work.lists.back(), effort.beam);
+        if (work.states.size() == work.lists.back()) break;
     }
-    const StateList& last = lists.back();
-    if (last.size() == 0 || last.value.back() > target) return result;
+    result.states = work.states.size();
+    const bool whole = work.states.size() > work.lists.back();
+    if (!whole || work.states.value.back() > target) return result;
     result.outcome = ListSearch::Outcome::found;
-    result.value = last.value.back();
-    result.option = base.option;
-    std::vector<TraceStage> trace(search.stages.size());
-    for (std::size_t t = 0; t < trace.size(); ++t) {
-        const Stage& stage = search.stages[t];
-        trace[t] = {stage.cls, stage.cost, stage.value, {}, lists[t].cost, lists[t].value};
-        for (const std::size_t option : stage.option)
-            trace[t].index.push_back(problem.options[option]);
-    }
-    const std::vector<std::size_t> taken =
-        traceBack(trace, std::span(last.cost).last(1), last.value.back());
-    for (std::size_t t = 0; t < trace.size(); ++t)
-        result.option[search.stages[t].cls] = search.stages[t].option[taken[t]];
+    result.value = work.states.value.back();
+    result.option = choose(work, base);
     return result;
 }
 

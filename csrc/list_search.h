@@ -28,13 +28,61 @@
 // knapsack problem, EJOR 83; Kellerer, Pferschy, Pisinger 2004, sections 11.5 and 11.6.
 #pragma once
 
-#include <optional>
+#include <limits>
 #include <vector>
 
 #include "hull.h"
+#include "trace_back.h"
 #include "watch.h"
 
 namespace rdprune {
+
+// Parallel arrays; in a list, cost strictly ascends and value strictly descends.
+struct StateList {
+    std::vector<Cost> cost;
+    std::vector<Value> value;
+
+    [[nodiscard]] std::size_t size() const { return cost.size(); }
+    void resize(std::size_t size) {
+        cost.resize(size);
+        value.resize(size);
+    }
+};
+
+// Memory of a search, kept from one to the next so that none allocates in its loops. Holds nothing
+// that outlives a search.
+struct Workspace {
+    struct Stage {
+        std::size_t cls;
+        std::size_t first;   // into cost, value and index
+        std::size_t count;   // of options
+        std::size_t option;  // into option
+    };
+    struct Slope {  // a hull segment: more cost, less value
+        double efficiency;
+        Cost cost;
+        Value value;
+        std::uint32_t stage;
+    };
+    struct Knot {
+        Cost cost;
+        double value;
+        double efficiency;  // towards the next knot
+    };
+    std::vector<Stage> stages;
+    std::vector<std::uint32_t> option;  // positions in the problem's arrays
+    std::vector<Cost> cost;             // of options, relative to the base, stage after stage
+    std::vector<Value> value;
+    std::vector<Index> index;
+    std::vector<Slope> right;  // more cost than the base, less value; flattening
+    std::vector<Slope> left;   // less cost, more value; steepening
+    std::vector<Knot> knots;
+    StateList states;                // all lists, one after the other
+    std::vector<std::size_t> lists;  // where each begins
+    StateList merged;
+    std::vector<StateList> pool;
+    std::vector<double> bounds;
+};
 
 struct ListSearch {
     enum class Outcome { found, nothing, limit };
@@ -44,16 +92,22 @@ struct ListSearch {
     std::size_t states = 0;
 };
 
-// Searches for the best allocation of value at most `target` (relative to the base). `reduced`
-// holds every option's reduced cost at the base's multiplier. A `beam` above zero keeps only that
-// many most promising states a list: fast, but then `nothing` proves nothing and `found` is only an
-// allocation.
-[[nodiscard]] ListSearch searchLists(const Problem& problem, const Base& base,
-                                     const std::vector<double>& reduced, Value target,
-                                     std::size_t beam, Watch& watch);
+inline constexpr std::size_t noLimit = std::numeric_limits<std::size_t>::max();
 
-// Reduced cost of every option: value + multiplier * cost, relative to the base's option of its
-// class.
-[[nodiscard]] std::vector<double> reducedCosts(const Problem& problem, const Base& base);
+// `beam` keeps only that many most promising states a list: fast, but then `nothing` proves nothing and
+// `found` is only an allocation. `states` ends the search with `limit` once it holds so many.
+struct Effort {
+    std::size_t beam = noLimit;
+    std::size_t states = noLimit;
+};
+
+// Searches for the best allocation of value at most `target` (relative to the base).
+[[nodiscard]] ListSearch searchLists(const Problem& problem, const Relaxation& relaxation,
+                                     const Base& base, Value target, const Effort& effort,
+                                     Workspace& work, Watch& watch);
+
+// The gap to the bound within which this many classes have an option besides the base's.
+[[nodiscard]] double undecidedGap(const Problem& problem, const Relaxation& relaxation,
+                                  const Base& base, std::size_t undecided);
 
 }  // namespace rdprune

@@ -20,6 +20,7 @@ struct Stage {
     std::size_t cls = 0;
     double size = 0.0;  // largest |value| + lambda |cost|
     std::vector<std::size_t> option;
+    std::vector<Index> index;  // of the options inside the layer
     std::vector<Cost> cost;    // options x dimensions, relative to the base
     std::vector<Value> value;  // relative to the base
     std::vector<double> reduced;
@@ -159,6 +160,7 @@ Search prepare(const Problem& problem, const LagrangianBase& base, double gap) {
                 continue;
             }
             stage.option.push_back(i);
+            stage.index.push_back(problem.options[i]);
             stage.cost.insert(stage.cost.end(), cost.begin(), cost.end());
             stage.value.push_back(value);
             stage.reduced.push_back(reduced);
@@ -331,9 +333,7 @@ MultiSearch searchVectors(const Problem& problem, const LagrangianBase& base, do
     std::vector<TraceStage> trace(search.stages.size());
     for (std::size_t t = 0; t < trace.size(); ++t) {
         const Stage& stage = search.stages[t];
-        trace[t] = {stage.cls, stage.cost, stage.value, {}, lists[t].cost, lists[t].value};
-        for (const std::size_t option : stage.option)
-            trace[t].index.push_back(problem.options[option]);
+        trace[t] = {stage.cls, stage.cost, stage.value, stage.index, lists[t].cost, lists[t].value};
     }
     const std::vector<std::size_t> taken = traceBack(trace, cost, last.value[best]);
     for (std::size_t t = 0; t < trace.size(); ++t)

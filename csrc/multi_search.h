@@ -11,8 +11,8 @@
 // exceeds the gap that is looked through. Rounding is dealt with as there, but the relaxations
 // are running sums of doubles here: the margin is 2^-49 of the largest sums for each option of the problem.
 //
-// Dominance is exact for two costs (a staircase); for more, each state is checked against the
-// states of equal bucket only in part, which costs time and never exactness.
+// Dominance is exact for two costs (a staircase); for more, a state is compared with the 256 before it
+// in order of costs, which costs time and never exactness.
 // References: Dyer, Riha, Walker 1995, A hybrid dynamic programming/branch-and-bound algorithm for
 // the multiple-choice knapsack problem; Kellerer, Pferschy, Pisinger 2004, chapter 9.
 #pragma once

@@ -10,32 +10,24 @@ namespace rdprune {
 
 namespace {
 
-constexpr std::size_t beamWidth = 64;
-constexpr std::size_t firstUndecided = 12;  // alternatives that the first, smallest target admits
+constexpr std::size_t beamWidth = 32;
+constexpr std::size_t firstUndecided = 12;  // classes with an alternative at the first target
 constexpr double targetGrowth = 3.0;
-constexpr double leastShare = 0x1p-10;  // of the greedy allocation's gap, for the first target
-constexpr double beamReach = 16.0;      // how far beyond a failed target the beam looks
+constexpr double leastShare = 0x1p-10;  // of the base's gap, for the first target
+constexpr double beamReach = 8.0;       // how far beyond a failed target the beam looks
+// States that a target may take while a beam could still give a closer one; eight times more each time.
+constexpr std::size_t firstStates = std::size_t{1} << 12;
 
 Value toValue(double units) {
     constexpr double most = 0x1p125;
     return static_cast<Value>(std::clamp(units, -most, most));
 }
 
-// Gap at which so many options besides the base are undecided.
-double firstGap(std::vector<double> reduced) {
-    const auto positive =
-        std::partition(reduced.begin(), reduced.end(), [](double value) { return value <= 0.0; });
-    if (positive == reduced.end()) return 0.0;
-    const auto rank = std::min<std::ptrdiff_t>(firstUndecided, reduced.end() - positive - 1);
-    std::nth_element(positive, positive + rank, reduced.end());
-    return positive[rank];
-}
-
 }  // namespace
 
 Solution solveSingleBudget(const Problem& problem, const Relaxation& relaxation, Cost budget,
-                           const Limits& limits) {
-    if (relaxation.totalCost.front() > budget) throw InfeasibleBudget({problem.leastCost(0)});
+                           const Limits& limits, Workspace& work) {
+    if (relaxation.leastCost > budget) throw InfeasibleBudget({relaxation.leastCost});
     const Base base = solveRelaxation(problem, relaxation, budget);
     Solution solution;
     solution.multipliers = {problem.scale.toDistortion(base.multiplier)};
@@ -45,39 +37,41 @@ Solution solveSingleBudget(const Problem& problem, const Relaxation& relaxation,
         return solution;
     }
     Watch watch(limits);
-    const std::vector<double> reduced = reducedCosts(problem, base);
-    std::vector<std::size_t> best = base.greedy;
-    Value bestValue = -base.greedyGain;
+    std::vector<std::size_t> best = base.option;
+    Value bestValue = 0;
     const double bound = -base.multiplier * static_cast<double>(base.slack);
     Value proved = toValue(bound);
-    double gap = std::max(firstGap(reduced), leastShare * (toDouble(bestValue) - bound));
-    while (!solution.optimal) {
+    double gap = std::max(undecidedGap(problem, relaxation, base, firstUndecided),
+                          leastShare * std::abs(bound));
+    for (std::size_t most = firstStates;; most *= 8) {
         const Value target = std::min(bestValue, toValue(bound + gap));
-        const ListSearch exact = searchLists(problem, base, reduced, target, 0, watch);
+        const bool last = target == bestValue;
+        ListSearch exact = searchLists(problem, relaxation, base, target,
+                                       {.states = last ? noLimit : most}, work, watch);
         solution.states += exact.states;
-        if (exact.outcome == ListSearch::Outcome::limit) break;
         if (exact.outcome == ListSearch::Outcome::found) {
-            best = exact.option;
+            best = std::move(exact.option);
             solution.optimal = true;
         }
-        proved = target;
-        if (solution.optimal) break;
+        if (solution.optimal || (exact.outcome == ListSearch::Outcome::limit && last)) break;
+        if (exact.outcome == ListSearch::Outcome::nothing) proved = target;
         const Value hope = std::min(bestValue, toValue(bound + beamReach * gap));
-        const ListSearch beam = searchLists(problem, base, reduced, hope, beamWidth, watch);
+        ListSearch beam =
+            searchLists(problem, relaxation, base, hope, {.beam = beamWidth}, work, watch);
         solution.states += beam.states;
         if (beam.outcome == ListSearch::Outcome::found) {
-            best = beam.option;
+            best = std::move(beam.option);
             bestValue = beam.value;
         }
+        if (watch.expired()) break;
         gap *= targetGrowth;
     }
     solution.choice = problem.layerChoice(best);
     if (!solution.optimal) {
         const double margin =
             0x1p-44 * (std::abs(bound) + lagrangianScale(problem, {base.multiplier}));
-        solution.lowerBound = problem.scale.toDistortion(
-            static_cast<double>(problem.totalValue(base.option) + proved) - margin);
-        solution.optimal = proved == bestValue;
+        solution.lowerBound =
+            problem.scale.toDistortion(toDouble(problem.totalValue(base.option) + proved) - margin);
     }
     return solution;
 }

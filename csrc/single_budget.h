@@ -1,7 +1,7 @@
 // One cost under a budget: relaxation, then list searches with a rising target.
 #pragma once
 
-#include "hull.h"
+#include "list_search.h"
 #include "solver.h"
 #include "watch.h"
 
@@ -9,6 +9,6 @@ namespace rdprune {
 
 // Throws InfeasibleBudget if not even the least cost fits.
 [[nodiscard]] Solution solveSingleBudget(const Problem& problem, const Relaxation& relaxation,
-                                         Cost budget, const Limits& limits);
+                                         Cost budget, const Limits& limits, Workspace& work);
 
 }  // namespace rdprune

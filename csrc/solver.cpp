@@ -17,16 +17,22 @@ std::vector<Solution> solve(const Instance& instance, std::span<const Cost> budg
         if (budget < 0) throw std::invalid_argument("budgets must not be negative");
     std::vector<Solution> solutions;
     solutions.reserve(budgets.size() / problem.dimensions);
+    Watch rows(limits);  // each search has its own; this one lets an interrupt in between them
     std::vector<Cost> capped(budgets.begin(), budgets.end());
     for (Cost& budget : capped) budget = std::min(budget, maxTotalCost);
     if (problem.dimensions == 1) {
         const Relaxation relaxation = relax(problem);
-        for (const Cost budget : capped)
-            solutions.push_back(solveSingleBudget(problem, relaxation, budget, limits));
+        Workspace work;
+        for (const Cost budget : capped) {
+            solutions.push_back(solveSingleBudget(problem, relaxation, budget, limits, work));
+            rows.poll();
+        }
     } else {
-        for (std::size_t row = 0; row < capped.size(); row += problem.dimensions)
+        for (std::size_t row = 0; row < capped.size(); row += problem.dimensions) {
             solutions.push_back(solveMultiBudget(
                 problem, std::span(capped).subspan(row, problem.dimensions), limits));
+            rows.poll();
+        }
     }
     return solutions;
 }

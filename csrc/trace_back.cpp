@@ -115,6 +115,7 @@ std::vector<std::size_t> traceBack(const std::vector<TraceStage>& stages,
                                    std::span<const Cost> cost, Value value) {
     Graph graph = collectWays(stages, cost, value);
     if (graph.forks > 0) {
+        prune(graph);  // where edges were left out there are dead ends
         std::vector<std::size_t> order(stages.size());
         std::iota(order.begin(), order.end(), std::size_t{0});
         std::sort(order.begin(), order.end(),

@@ -19,7 +19,7 @@ struct TraceStage {
     std::size_t cls = 0;                 // position in the order of preference
     std::span<const Cost> cost;          // options x dimensions
     std::span<const Value> value;        // options
-    std::vector<Index> index;            // options; the lower one is preferred
+    std::span<const Index> index;        // options; the lower one is preferred
     std::span<const Cost> before;        // states before this stage x dimensions, ascending as rows
     std::span<const Value> beforeValue;  // states before this stage, all rows different
 };

@@ -21,12 +21,16 @@ public:
     explicit Watch(const Limits& limits) : limits_(limits), start_(Clock::now()) {}
 
     [[nodiscard]] bool expired() {
+        return std::chrono::duration<double>(poll() - start_).count() > limits_.seconds;
+    }
+    // Gives the caller's `poll` its turn every 20 ms; returns the time.
+    std::chrono::steady_clock::time_point poll() {
         const Clock::time_point now = Clock::now();
         if (limits_.poll && now - lastPoll_ > std::chrono::milliseconds(20)) {
             lastPoll_ = now;
             limits_.poll();
         }
-        return std::chrono::duration<double>(now - start_).count() > limits_.seconds;
+        return now;
     }
     [[nodiscard]] std::size_t bytes() const { return limits_.bytes; }
     // Seconds until the limit, for a search inside this one.

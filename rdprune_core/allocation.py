@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,9 +43,11 @@ class Allocation:
     budget : dict of str to int
         The bounds that were asked for.
     objective : str
-        ``"additive"``: the sum of the layers' distortions.
+        ``"additive"``: the sum of the layers' distortions; ``"joint"``: the mean square of the sum
+        of their responses.
     distortion : float
-        Value of the objective, correctly rounded from the exact sum.
+        Value of the objective: the exact sum, correctly rounded, or the mean square in double
+        precision.
     lower_bound : float
         No allocation within the budget and constraints has a lower value.
     status : str
@@ -69,12 +73,16 @@ class Allocation:
 
     def __post_init__(self) -> None:
         layers = len(self.names)
+        if len(set(self.names)) != layers:
+            raise ValueError("names must be unique")
         if self.status not in STATUSES:
             raise ValueError(f"status is {self.status!r}; it must be one of {STATUSES}")
         if not self.layer_costs:
             raise ValueError("layer_costs must name at least one cost")
         if self.dense.keys() != self.layer_costs.keys():
             raise ValueError("dense must name the same costs as layer_costs")
+        if not self.layer_costs.keys() >= {*self.budget, *self.multipliers}:
+            raise ValueError("budget and multipliers must name costs of layer_costs")
         for what, values in [("choice", self.choice), *self.layer_costs.items()]:
             if values.dtype != np.int64 or values.shape != (layers,):
                 raise ValueError(f"{what} must be an int64 array with one entry a layer")
@@ -113,6 +121,8 @@ class Allocation:
         choice: ArrayLike,
         *,
         budget: dict[str, int] | None = None,
+        objective: str = "additive",
+        distortion: float | None = None,
         lower_bound: float = -math.inf,
         status: str = "feasible",
         multipliers: dict[str, float] | None = None,
@@ -126,6 +136,9 @@ class Allocation:
             Option index of each layer.
         budget : dict of str to int, optional
             The bounds that it was made for.
+        objective : str
+        distortion : float, optional
+            Value of the objective; the sum of the layers' distortions by default.
         lower_bound : float
             Taken as it is for a feasible allocation; an optimal one is its own bound.
         status : str
@@ -146,7 +159,8 @@ class Allocation:
                 )
         indices = indices.astype(np.int64)
         flat = table.offsets[:-1] + indices
-        distortion = math.fsum(table.flat_distortion[flat].tolist())
+        if distortion is None:
+            distortion = math.fsum(table.flat_distortion[flat].tolist())
         return cls(
             names=table.names,
             choice=indices,
@@ -156,12 +170,12 @@ class Allocation:
             layer_costs={key: table.flat_cost(key)[flat] for key in table.costs},
             dense={key: int(values.sum()) for key, values in table.dense.items()},
             budget=dict(budget or {}),
-            objective="additive",
+            objective=objective,
             distortion=distortion,
             lower_bound=distortion if status == "optimal" else min(lower_bound, distortion),
             status=status,
             multipliers=dict(multipliers or {}),
-            metadata=table.metadata,
+            metadata=copy.deepcopy(table.metadata),
         )
 
     def __repr__(self) -> str:
@@ -202,7 +216,8 @@ class Allocation:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the allocation to a ``.json`` file, whole or not at all."""
-        text = json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
+        data = json.loads(json.dumps(self.to_dict(), allow_nan=False))
+        text = json.dumps({**data, "crc32": _crc32(data)}, indent=1) + "\n"
         with atomic_write(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
@@ -226,39 +241,67 @@ class Allocation:
                     f"{path}: allocation version {data['version']} is newer than this program's "
                     f"{VERSION}; upgrade rdprune-core"
                 )
+            if "crc32" in data and data.pop("crc32") != _crc32(data):
+                raise FileFormatError(
+                    f"{path}: damaged or edited; to load what you edited yourself, remove its crc32"
+                )
             return _from_dict(data)
         except FileFormatError:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        except (
+            ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError,
+        ) as error:  # fmt: skip
             raise FileFormatError(
                 f"{path}: damaged or not an allocation of rdprune ({error})"
             ) from error
 
 
-def _integers(values: Sequence[Any]) -> NDArray[np.int64]:
-    if not all(isinstance(value, int) for value in values):
-        raise ValueError("choices and costs must be integers")
-    return np.array(values, np.int64)
+def _crc32(data: dict[str, Any]) -> str:
+    """Checksum of JSON data, whatever the order of its keys and its white space."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+    return f"{zlib.crc32(text.encode()):08x}"
+
+
+def _integer(value: object) -> int:
+    if type(value) is not int:
+        raise ValueError(f"{value!r} stands where an integer must")
+    return value
+
+
+def _number(value: object) -> float:
+    if type(value) not in (int, float):
+        raise ValueError(f"{value!r} stands where a number must")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} stands where a string must")
+    return value
+
+
+def _integers(values: Sequence[object]) -> NDArray[np.int64]:
+    return np.array([_integer(value) for value in values], np.int64)
 
 
 def _from_dict(data: dict[str, Any]) -> Allocation:
     layers = data["layers"]
     allocation = Allocation(
-        names=tuple(str(layer["name"]) for layer in layers),
+        names=tuple(_text(layer["name"]) for layer in layers),
         choice=_integers([layer["choice"] for layer in layers]),
-        options=tuple(str(layer["option"]) for layer in layers),
+        options=tuple(_text(layer["option"]) for layer in layers),
         layer_costs={
             key: _integers([layer["cost"][key] for layer in layers]) for key in data["cost"]
         },
-        dense={key: int(value) for key, value in data["dense"].items()},
-        budget={key: int(value) for key, value in data["budget"].items()},
-        objective=str(data["objective"]),
-        distortion=float(data["distortion"]),
-        lower_bound=-math.inf if data["lower_bound"] is None else float(data["lower_bound"]),
+        dense={key: _integer(value) for key, value in data["dense"].items()},
+        budget={key: _integer(value) for key, value in data["budget"].items()},
+        objective=_text(data["objective"]),
+        distortion=_number(data["distortion"]),
+        lower_bound=-math.inf if data["lower_bound"] is None else _number(data["lower_bound"]),
         status=data["status"],
-        multipliers={key: float(value) for key, value in data["multipliers"].items()},
+        multipliers={key: _number(value) for key, value in data["multipliers"].items()},
         metadata=dict(data["metadata"]),
     )
     if allocation.cost != data["cost"]:
-        raise FileFormatError("the layers' costs do not add up to the stated totals")
+        raise ValueError("the layers' costs do not add up to the stated totals")
     return allocation

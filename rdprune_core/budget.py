@@ -26,16 +26,7 @@ def read_amount(argument: str, amount: Amount, dense: int) -> int:
         0 to 100, or anything else.
     """
     if isinstance(amount, str):
-        text = amount.strip()
-        try:
-            per_cent = Fraction(Decimal(text.removesuffix("%"))) if text.endswith("%") else None
-        except (InvalidOperation, ValueError, OverflowError):
-            per_cent = None
-        if per_cent is None:
-            raise ValueError(f'{argument} is {amount!r}; write per cent as "20%"')
-        if not 0 <= per_cent <= 100:
-            raise ValueError(f"{argument} is {amount!r}; per cent must lie between 0% and 100%")
-        return int(per_cent * dense // 100)
+        return int(_per_cent(argument, amount) * dense // 100)
     if isinstance(amount, Integral) and not isinstance(amount, bool):
         if amount < 0:
             raise ValueError(f"{argument} is {amount}; it must not be negative")
@@ -46,6 +37,20 @@ def read_amount(argument: str, amount: Amount, dense: int) -> int:
             'an integer, per cent of the dense cost as "20%", or sparsity='
         )
     raise ValueError(f'{argument} is {amount!r}; give an integer or per cent as "20%"')
+
+
+def _per_cent(argument: str, amount: str) -> Fraction:
+    text = amount.strip()
+    try:
+        number = Decimal(text.removesuffix("%")) if text.endswith("%") else Decimal("nan")
+    except InvalidOperation:
+        number = Decimal("nan")
+    # As a Fraction, 1e-999999999 would fill the memory; abs() would round it to zero.
+    if number.is_nan() or 0 < number.copy_abs() < Decimal("1e-99"):
+        raise ValueError(f'{argument} is {amount!r}; write per cent as "20%"')
+    if not 0 <= number <= 100:
+        raise ValueError(f"{argument} is {amount!r}; per cent must lie between 0% and 100%")
+    return Fraction(number) if number else Fraction(0)
 
 
 def read_budgets(table: RDTable, budget: Budget | None, sparsity: float | None) -> dict[str, int]:

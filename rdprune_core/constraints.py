@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,7 +102,7 @@ def _bounds(argument: str, table: RDTable, bounds: Bounds | None) -> Iterable[tu
 def _without(table: RDTable, name: str, options: Iterable[str | int]) -> NDArray[np.bool_]:
     labels = table.options[table.layer(name)]
     keep = np.ones(len(labels), bool)
-    for option in [options] if isinstance(options, str) else options:
+    for option in [options] if isinstance(options, (str, Integral)) else options:
         if isinstance(option, str):
             if option not in labels:
                 raise ValueError(
@@ -110,12 +111,17 @@ def _without(table: RDTable, name: str, options: Iterable[str | int]) -> NDArray
                 )
             keep[labels.index(option)] = False
         else:
+            if not isinstance(option, Integral) or isinstance(option, bool):
+                raise ValueError(
+                    f"forbidden: option {option!r} of layer {name!r} is neither a label nor an "
+                    "index"
+                )
             if not 0 <= option < len(labels):
                 raise ValueError(
                     f"forbidden: option {option} of layer {name!r} is out of range; it has "
                     f"{len(labels)} options"
                 )
-            keep[option] = False
+            keep[int(option)] = False
     return keep
 
 
@@ -146,7 +152,7 @@ def _tie(table: RDTable, tied: Iterable[Iterable[str]], result: Constraints) -> 
                     f"tied: layers {table.names[layers[0]]!r} and {name!r} do not have the "
                     "same options"
                 )
-        if not layers:
+        if len(layers) < 2:
             continue
         spans = [slice(*table.offsets[layer : layer + 2]) for layer in layers]
         common = np.logical_and.reduce([result.allowed[span] for span in spans])

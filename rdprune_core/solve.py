@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from rdprune_core import _core
 from rdprune_core.allocation import Allocation
 from rdprune_core.budget import Budget, read_budgets
 from rdprune_core.constraints import Bounds, Constraints, read_constraints
 from rdprune_core.errors import InfeasibleBudgetError
+from rdprune_core.joint import read_offset, solve_joint
 from rdprune_core.table import RDTable
 
-OBJECTIVES = ("additive",)
+OBJECTIVES = ("additive", "joint")
 MEMORY_LIMIT = 1 << 30
 
 
@@ -27,6 +28,7 @@ def allocate(
     *,
     sparsity: float | None = None,
     objective: str = "additive",
+    offset: ArrayLike | None = None,
     floors: Bounds | None = None,
     caps: Bounds | None = None,
     forbidden: Mapping[str, Iterable[str | int]] | None = None,
@@ -52,7 +54,12 @@ def allocate(
     sparsity : float, optional
         Fraction of the cost ``"params"`` to remove, in 0 to 1.
     objective : str
-        ``"additive"``: the sum of the layers' distortions.
+        ``"additive"``: the sum of the layers' distortions, each measured alone, to proved
+        optimality. ``"joint"``: the mean square of the sum of their responses, so that layers may
+        cancel each other; needs a table with responses. Small instances are proved ``optimal``,
+        others ``feasible`` with a lower bound.
+    offset : (m,) array of float, optional
+        For the joint objective, a response that is there already.
     floors, caps : dict of layer to amount, optional
         Least and largest cost of single layers: an amount of the first cost (an integer, or
         per cent of the dense layer), or a dict of amounts by cost name.
@@ -79,6 +86,8 @@ def allocate(
         If no allocation keeps within the budget; carries the least reachable cost.
     ValueError
         For any other wrong argument; names it.
+    RuntimeError
+        If a limit ended the search before any allocation within several budgets was found.
 
     Examples
     --------
@@ -94,8 +103,19 @@ def allocate(
     constraints = read_constraints(
         table, floors=floors, caps=caps, forbidden=forbidden, tied=tied, previous=previous
     )
-    rows = np.array([list(budgets.values())], np.uint64)
-    return _solve(table, list(budgets), rows, constraints, time_limit, memory_limit)[0]
+    rows = [list(budgets.values())]
+    if objective == "additive":
+        if offset is not None:
+            raise ValueError('offset is only used by objective "joint"')
+        return _solve(table, list(budgets), rows, constraints, time_limit, memory_limit)[0]
+    start = read_offset(table, offset)
+    seconds, size = _read_limits(time_limit, memory_limit)
+    try:
+        return solve_joint(
+            table, budgets, constraints, start, time_limit=seconds, memory_limit=size
+        )
+    except _core.InfeasibleBudget as error:
+        raise _explain(table, list(budgets), rows, constraints) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +206,7 @@ def frontier(
         table, floors=floors, caps=caps, forbidden=forbidden, tied=tied, previous=previous
     )
     budgets = _points(table, name, points, constraints)
-    rows = np.array(budgets, np.uint64)[:, None]
+    rows = [[budget] for budget in budgets]
     allocations = _solve(table, [name], rows, constraints, time_limit, memory_limit)
     return Frontier(name, np.array(budgets, np.int64), tuple(allocations))
 
@@ -200,10 +220,14 @@ def _points(
         least = _least(table, cost, constraints)
         span = max(int(table.dense[cost].sum()) - least, 0)
         return [least + span * i // (int(points) - 1) for i in range(int(points))]
-    budgets = list(points)  # type: ignore[arg-type]
+    if isinstance(points, bool) or not isinstance(points, Iterable):
+        raise ValueError(f"points is {points!r}; it must be an integer or a sequence of budgets")
+    budgets = list(points)
     for budget in budgets:
         if not isinstance(budget, Integral) or isinstance(budget, bool) or budget < 0:
             raise ValueError(f"points holds {budget!r}; budgets must be integers, not negative")
+        if budget > _core.MAX_TOTAL_COST:
+            raise ValueError(f"points holds {budget}; no total cost is above 2**61")
     if not budgets:
         raise ValueError("points must hold at least one budget")
     return sorted(int(budget) for budget in budgets)
@@ -219,20 +243,25 @@ def _least(table: RDTable, cost: str, constraints: Constraints) -> int:
     return sum(int(row[allowed[spans[group]]].min()) for group, row in rows.items())
 
 
-def _solve(
-    table: RDTable,
-    names: list[str],
-    rows: NDArray[np.uint64],
-    constraints: Constraints,
-    time_limit: float | None,
-    memory_limit: int,
-) -> list[Allocation]:
+def _read_limits(time_limit: float | None, memory_limit: int) -> tuple[float, int]:
     if time_limit is not None and (not isinstance(time_limit, Real) or not time_limit >= 0):
         raise ValueError(f"time_limit is {time_limit!r}; it must be seconds, not negative")
     if not isinstance(memory_limit, Integral) or not 0 <= memory_limit < 2**63:
         raise ValueError(f"memory_limit is {memory_limit!r}; it must be bytes, not negative")
+    return math.inf if time_limit is None else float(time_limit), int(memory_limit)
+
+
+def _solve(
+    table: RDTable,
+    names: list[str],
+    rows: list[list[int]],
+    constraints: Constraints,
+    time_limit: float | None,
+    memory_limit: int,
+) -> list[Allocation]:
+    seconds, size = _read_limits(time_limit, memory_limit)
     # A budget above every possible cost is no bound; the core's numbers end there.
-    capped = np.minimum(rows, np.uint64(_core.MAX_TOTAL_COST)).astype(np.int64)
+    capped = [[min(budget, _core.MAX_TOTAL_COST) for budget in row] for row in rows]
     try:
         solutions = _core.solve(
             np.stack([table.flat_cost(name) for name in names], axis=1),
@@ -240,14 +269,14 @@ def _solve(
             table.offsets,
             constraints.allowed,
             constraints.groups,
-            capped,
-            time_limit=math.inf if time_limit is None else float(time_limit),
-            memory_limit=int(memory_limit),
+            np.array(capped, np.int64),
+            time_limit=seconds,
+            memory_limit=size,
         )
     except _core.InfeasibleBudget as error:
         raise _explain(table, names, rows, constraints) from error
     return [
-        _to_allocation(table, names, row.tolist(), solution)
+        _to_allocation(table, names, row, solution)
         for row, solution in zip(rows, solutions, strict=True)
     ]
 
@@ -261,15 +290,16 @@ def _to_allocation(
         budget=dict(zip(names, budget, strict=True)),
         lower_bound=solution.lower_bound,
         status="optimal" if solution.optimal else "feasible",
-        multipliers=dict(zip(names, solution.multipliers, strict=True)),
+        # Adding zero turns -0.0 into 0.0.
+        multipliers={n: value + 0.0 for n, value in zip(names, solution.multipliers, strict=True)},
     )
 
 
 def _explain(
-    table: RDTable, names: list[str], rows: NDArray[np.uint64], constraints: Constraints
+    table: RDTable, names: list[str], rows: list[list[int]], constraints: Constraints
 ) -> InfeasibleBudgetError:
     least = {name: _least(table, name, constraints) for name in names}
-    budget = dict(zip(names, rows.min(axis=0).tolist(), strict=True))
+    budget = dict(zip(names, map(min, zip(*rows, strict=True)), strict=True))
     beyond = [name for name in names if budget[name] < least[name]]
     if beyond:
         parts = [f"budget {name} <= {budget[name]:,} is out of reach; the least reachable "

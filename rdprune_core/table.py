@@ -4,24 +4,43 @@ from __future__ import annotations
 
 import difflib
 import json
+import lzma
 import os
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rdprune_core._core import MAX_TOTAL_COST
+from rdprune_core.checks import (
+    Rows,
+    check_finite,
+    check_sum,
+    read_cost_name,
+    read_dense,
+    read_floats,
+    read_integers,
+    read_metadata,
+    read_names,
+    read_only,
+    read_options,
+    read_responses,
+)
 from rdprune_core.errors import FileFormatError
 from rdprune_core.files import atomic_write
 
 FORMAT = "rdprune-table"
 VERSION = 1
 
-#: One entry a layer: a (layers, options) array or ragged sequences.
-Rows = ArrayLike | Sequence[ArrayLike]
+#: What zipfile, numpy and json raise for files that are not as they should be.
+_DAMAGE = (
+    ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, RuntimeError, OSError,
+    OverflowError, struct.error, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+)  # fmt: skip
 
 
 class RDTable:
@@ -119,27 +138,28 @@ class RDTable:
         named = dict(cost) if isinstance(cost, Mapping) else {"params": cost}
         if not named:
             raise ValueError("cost must name at least one cost")
-        table.distortion = _floats("distortion", distortion)
+        table.distortion = read_floats("distortion", distortion)
         sizes = [len(row) for row in table.distortion]
-        table.names = _names(names, len(sizes))
-        table.options = _options(options, sizes, table.names)
+        table.names = read_names(names, len(sizes))
+        table.options = read_options(options, sizes, table.names)
         for name, layer in zip(table.names, range(len(sizes)), strict=True):
-            _check_finite(table.distortion[layer], name, table.options[layer])
+            check_finite(table.distortion[layer], name, table.options[layer])
+        check_sum(table.distortion)
         table.costs = {
-            _cost_name(key): _integers(f"cost {key!r}", rows, sizes, table.names)
+            read_cost_name(key): read_integers(f"cost {key!r}", rows, sizes, table.names)
             for key, rows in named.items()
         }
-        table.dense = _dense(dense, table.costs, table.names)
-        table.responses = _responses(responses, sizes, table.names)
-        table.metadata = json.loads(json.dumps(dict(metadata or {})))
+        table.dense = read_dense(dense, table.costs, table.names)
+        table.responses = read_responses(responses, sizes, table.names)
+        table.metadata = read_metadata(metadata)
         table._freeze(sizes)
         return table
 
     def _freeze(self, sizes: list[int]) -> None:
         """Lay the numbers out flat, as the core takes them, and make them read-only."""
-        self._offsets = _read_only(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
-        self._flat_distortion = _read_only(np.concatenate(self.distortion))
-        self._columns = {key: _read_only(np.concatenate(rows)) for key, rows in self.costs.items()}
+        self._offsets = read_only(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
+        self._flat_distortion = read_only(np.concatenate(self.distortion))
+        self._columns = {key: read_only(np.concatenate(rows)) for key, rows in self.costs.items()}
         cuts = self._offsets[1:-1]
         self.distortion = tuple(np.split(self._flat_distortion, cuts))
         self.costs = {key: tuple(np.split(flat, cuts)) for key, flat in self._columns.items()}
@@ -196,6 +216,7 @@ class RDTable:
             "names": self.names,
             "options": self.options,
             "costs": list(self.costs),
+            "responses": self.responses is not None,
             "metadata": self.metadata,
         }
         arrays = {
@@ -222,208 +243,44 @@ class RDTable:
         FileFormatError
             If the file is damaged, cut short, of another kind or of a newer version.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {key: file[key] for key in file.files}
-            header = json.loads(arrays["header"].tobytes())
-            if header["format"] != FORMAT:
-                raise FileFormatError(f"{path}: not a table of rdprune")
-            if header["version"] > VERSION:
+        with Path(path).open("rb") as file:
+            try:
+                return cls._read(file)
+            except FileFormatError as error:
+                raise FileFormatError(f"{path}: {error}") from None
+            except _DAMAGE as error:
                 raise FileFormatError(
-                    f"{path}: table version {header['version']} is newer than this program's "
-                    f"{VERSION}; upgrade rdprune-core"
-                )
-            cuts = arrays["offsets"][1:-1]
-            responses = arrays.get("responses")
-            return cls.from_arrays(
-                {key: np.split(arrays[f"cost{i}"], cuts) for i, key in enumerate(header["costs"])},
-                np.split(arrays["distortion"], cuts),
-                names=header["names"],
-                options=header["options"],
-                responses=None if responses is None else np.split(responses, cuts),
-                dense={key: arrays[f"dense{i}"] for i, key in enumerate(header["costs"])},
-                metadata=header["metadata"],
+                    f"{path}: damaged or not a table of rdprune ({error})"
+                ) from error
+
+    @classmethod
+    def _read(cls, file: BinaryIO) -> RDTable:
+        with zipfile.ZipFile(file) as archive:
+            # numpy acts upon a member's first bytes before it reads on to the checksum.
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise FileFormatError(f"the part {damaged!r} is damaged")
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as members:
+            arrays = {key: members[key] for key in members.files}
+        header = json.loads(arrays["header"].tobytes())
+        if header["format"] != FORMAT:
+            raise FileFormatError("not a table of rdprune")
+        if header["version"] > VERSION:
+            raise FileFormatError(
+                f"table version {header['version']} is newer than this program's {VERSION}; "
+                "upgrade rdprune-core"
             )
-        except FileFormatError:
-            raise
-        except (
-            ValueError, KeyError, TypeError, EOFError, IndexError, AttributeError,
-            NotImplementedError, zipfile.BadZipFile, zlib.error,
-        ) as error:  # fmt: skip
-            raise FileFormatError(f"{path}: damaged or not a table of rdprune ({error})") from error
-
-
-def _read_only(array: NDArray[Any]) -> NDArray[Any]:
-    array.flags.writeable = False
-    return array
-
-
-def _rows(argument: str, rows: Rows) -> list[NDArray[Any]]:
-    if isinstance(rows, (str, bytes)) or not hasattr(rows, "__len__"):
-        raise ValueError(f"{argument} must be a (layers, options) array or a sequence of rows")
-    arrays = [np.asarray(row) for row in rows]  # type: ignore[union-attr]
-    if not arrays:
-        raise ValueError(f"{argument} must have at least one layer")
-    for layer, array in enumerate(arrays):
-        if array.ndim != 1:
-            raise ValueError(f"{argument}: layer {layer} must be one row, got shape {array.shape}")
-        if array.size == 0:
-            raise ValueError(f"{argument}: layer {layer} has no options; each needs at least one")
-    return arrays
-
-
-def _floats(argument: str, rows: Rows) -> tuple[NDArray[np.float64], ...]:
-    arrays = _rows(argument, rows)
-    for layer, array in enumerate(arrays):
-        if array.dtype.kind not in "iuf":
-            raise ValueError(f"{argument}: layer {layer} must be numbers, got {array.dtype}")
-    return tuple(array.astype(np.float64) for array in arrays)
-
-
-def _integers(
-    argument: str, rows: Rows, sizes: list[int], names: tuple[str, ...]
-) -> tuple[NDArray[np.int64], ...]:
-    arrays = _rows(argument, rows)
-    if len(arrays) != len(sizes):
-        raise ValueError(f"{argument} has {len(arrays)} layers, distortion has {len(sizes)}")
-    result = []
-    total = 0
-    for name, array, size in zip(names, arrays, sizes, strict=True):
-        if len(array) != size:
-            raise ValueError(
-                f"{argument} of layer {name!r} has {len(array)} options, distortion has {size}"
-            )
-        converted = _to_int64(f"{argument} of layer {name!r}", array)
-        total += int(converted.max())
-        result.append(converted)
-    if total > MAX_TOTAL_COST:
-        raise ValueError(
-            f"{argument}: the layers' largest costs add up to {total}, more than 2**61; "
-            "use a larger unit"
+        if header["responses"] != ("responses" in arrays):
+            raise FileFormatError("the responses are missing")
+        cuts = arrays["offsets"][1:-1]
+        responses = arrays.get("responses")
+        return cls.from_arrays(
+            {key: np.split(arrays[f"cost{i}"], cuts) for i, key in enumerate(header["costs"])},
+            np.split(arrays["distortion"], cuts),
+            names=header["names"],
+            options=header["options"],
+            responses=None if responses is None else np.split(responses, cuts),
+            dense={key: arrays[f"dense{i}"] for i, key in enumerate(header["costs"])},
+            metadata=header["metadata"],
         )
-    return tuple(result)
-
-
-def _to_int64(what: str, array: NDArray[Any]) -> NDArray[np.int64]:
-    """Convert without changing any value; refuse what is not a non-negative integer."""
-    if array.dtype.kind == "f":
-        wrong = ~(np.isfinite(array) & (np.floor(array) == array) & (np.abs(array) < 2.0**53))
-    elif array.dtype.kind in "iu":
-        wrong = np.asarray(array > np.iinfo(np.int64).max)
-    else:
-        raise ValueError(f"{what} must be integers, got {array.dtype}")
-    if wrong.any():
-        value = array[wrong][0]
-        raise ValueError(f"{what} is {value!s}; costs must be integers (below 2**53 if floats)")
-    if (array < 0).any():
-        raise ValueError(f"{what} is {array[array < 0][0]!s}; costs must not be negative")
-    return array.astype(np.int64)
-
-
-def _check_finite(distortion: NDArray[np.float64], name: str, options: tuple[str, ...]) -> None:
-    wrong = np.flatnonzero(~np.isfinite(distortion))
-    if wrong.size:
-        option = int(wrong[0])
-        raise ValueError(
-            f"distortion of layer {name!r}, option {options[option]!r} is "
-            f"{distortion[option]}; it must be finite"
-        )
-
-
-def _cost_name(name: object) -> str:
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"cost names must be non-empty strings, got {name!r}")
-    return name
-
-
-def _strings(argument: str, values: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(values, str):
-        raise ValueError(f"{argument} must be a sequence of strings, got the string {values!r}")
-    for value in values:
-        if not isinstance(value, str):
-            raise ValueError(f"{argument} must be strings, got {value!r}")
-    if len(set(values)) != len(values):
-        twice = next(value for value in values if list(values).count(value) > 1)
-        raise ValueError(f"{argument} must be unique; {twice!r} stands there twice")
-    return tuple(values)
-
-
-def _names(names: Sequence[str] | None, layers: int) -> tuple[str, ...]:
-    if names is None:
-        return tuple(f"layer{i}" for i in range(layers))
-    if len(names) != layers:
-        raise ValueError(f"names has {len(names)} entries, distortion has {layers} layers")
-    return _strings("names", names)
-
-
-def _options(
-    options: Sequence[str] | Sequence[Sequence[str]] | None,
-    sizes: list[int],
-    names: tuple[str, ...],
-) -> tuple[tuple[str, ...], ...]:
-    if options is None:
-        return tuple(tuple(map(str, range(size))) for size in sizes)
-    shared = all(isinstance(option, str) for option in options)
-    rows = [options] * len(sizes) if shared else list(options)
-    if len(rows) != len(sizes):
-        raise ValueError(f"options has {len(rows)} layers, distortion has {len(sizes)}")
-    result = []
-    for name, row, size in zip(names, rows, sizes, strict=True):
-        labels = _strings(f"options of layer {name!r}", row)  # type: ignore[arg-type]
-        if len(labels) != size:
-            raise ValueError(
-                f"options of layer {name!r} has {len(labels)} labels, distortion has {size}"
-            )
-        result.append(labels)
-    return tuple(result)
-
-
-def _dense(
-    dense: Mapping[str, ArrayLike] | None,
-    costs: dict[str, tuple[NDArray[np.int64], ...]],
-    names: tuple[str, ...],
-) -> dict[str, NDArray[np.int64]]:
-    given = dict(dense or {})
-    result = {}
-    for key, rows in costs.items():
-        if key in given:
-            array = _to_int64(f"dense {key!r}", np.asarray(given.pop(key)))
-            if array.shape != (len(names),):
-                raise ValueError(f"dense {key!r} must have {len(names)} entries, one a layer")
-            if sum(map(int, array)) > MAX_TOTAL_COST:
-                raise ValueError(f"dense {key!r} adds up to more than 2**61; use a larger unit")
-        else:
-            array = np.array([row.max() for row in rows], np.int64)
-        result[key] = _read_only(array)
-    if given:
-        raise ValueError(f"dense names {next(iter(given))!r}, which is not a cost of the table")
-    return result
-
-
-def _responses(
-    responses: Sequence[ArrayLike] | None, sizes: list[int], names: tuple[str, ...]
-) -> tuple[NDArray[np.float32], ...] | None:
-    if responses is None:
-        return None
-    if len(responses) != len(sizes):
-        raise ValueError(f"responses has {len(responses)} layers, distortion has {len(sizes)}")
-    result: list[NDArray[np.float32]] = []
-    for name, given, size in zip(names, responses, sizes, strict=True):
-        array = np.asarray(given)
-        if array.dtype.kind not in "iuf":
-            raise ValueError(f"responses of layer {name!r} must be numbers, got {array.dtype}")
-        if array.ndim != 2 or len(array) != size:
-            raise ValueError(
-                f"responses of layer {name!r} must have shape ({size}, m), got {array.shape}"
-            )
-        if result and array.shape[1] != result[0].shape[1]:
-            raise ValueError(
-                f"responses of layer {name!r} has {array.shape[1]} numbers an option, "
-                f"layer {names[0]!r} has {result[0].shape[1]}"
-            )
-        with np.errstate(over="ignore"):
-            converted = array.astype(np.float32)
-        if not np.isfinite(converted).all():
-            raise ValueError(f"responses of layer {name!r} must be finite as float32")
-        result.append(_read_only(converted))
-    return tuple(result)

@@ -13,7 +13,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 @dataclass(frozen=True)
 class Instance:
-    """A ragged table as plain lists: one list of integers a cost and layer, one of floats a layer."""
+    """A ragged table as lists: integers a cost, layer and option; floats a layer and option."""
 
     costs: list[list[list[int]]]  # cost, layer, option
     distortion: list[list[float]]  # layer, option

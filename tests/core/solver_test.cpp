@@ -300,20 +300,26 @@ void solvesSeveralBudgets() {
     }
 }
 
-// Of the many equal allocations the lexicographically smallest is found, however many there are.
-void tiesGoToTheSmallestChoice(std::size_t layers, Index options) {
-    context = std::to_string(layers) + " equal layers of " + std::to_string(options) + " options";
-    Table table;
+// Layers whose distortion falls by one with every unit of cost, so that nearly everything is a tie.
+Table equalLayers(std::size_t layers, Index options, Cost budget) {
     std::vector<Cost> costs;
     std::vector<Distortion> distortions;
     for (Index k = 0; k < options; ++k) {
         costs.push_back(k);
         distortions.push_back(-static_cast<double>(k));
     }
+    Table table;
     for (std::size_t layer = 0; layer < layers; ++layer) table.addLayer(costs, distortions);
+    table.budgets = {budget};
+    return table;
+}
+
+// Of the many equal allocations the lexicographically smallest is found.
+void tiesGoToTheSmallestChoice(std::size_t layers, Index options) {
+    context = std::to_string(layers) + " equal layers of " + std::to_string(options) + " options";
     const Index most = options - 1;
     const Index budget = most * static_cast<Index>(layers) / 2 + 1;
-    table.budgets = {budget};
+    const Table table = equalLayers(layers, options, budget);
     std::vector<Index> expected(layers, 0);
     Index left = budget;
     for (std::size_t layer = layers; layer-- > 0;) {
@@ -325,17 +331,29 @@ void tiesGoToTheSmallestChoice(std::size_t layers, Index options) {
     CHECK(found.choice == expected);
 }
 
+// With more ties than are looked at, the answer is still an optimum.
+void optimalBeyondTheTiesLookedAt() {
+    context = "60 equal layers of 101 options";
+    const Table table = equalLayers(60, 101, 3001);
+    const Solution found = table.solve();
+    const auto reached = rank(table, scaleOf(table), found.choice);
+    CHECK(found.optimal);
+    CHECK(reached.has_value());
+    if (reached) CHECK(std::get<1>(*reached).front() == 3001);
+}
+
 // Of two ways back from one state the lexicographically smaller is taken, in the table's order.
 void traceBackPrefersTheTablesOrder() {
     context = "trace back";
     // Two stages, searched in the order class 1, class 0; options cost 0 or 1 and are worth 0 or -1.
     const std::vector<Cost> cost{0, 1};
     const std::vector<Value> value{0, -1};
+    const std::vector<Index> index{0, 1};
     const std::vector<Cost> origin{0};
     const std::vector<Value> originValue{0};
     const std::vector<TraceStage> stages{
-        {1, cost, value, {0, 1}, origin, originValue},
-        {0, cost, value, {0, 1}, cost, value},
+        {1, cost, value, index, origin, originValue},
+        {0, cost, value, index, cost, value},
     };
     const std::vector<Cost> last{1};
     CHECK((traceBack(stages, last, -1) == std::vector<std::size_t>{1, 0}));
@@ -450,7 +468,8 @@ int main() {
     traceBackPrefersTheTablesOrder();
     tiesGoToTheSmallestChoice(5, 4);
     tiesGoToTheSmallestChoice(100, 2);
-    tiesGoToTheSmallestChoice(60, 101);
+    tiesGoToTheSmallestChoice(20, 101);
+    optimalBeyondTheTiesLookedAt();
     solvesSeveralBudgets();
     equalsBruteForce(1, 10000);
     equalsBruteForce(2, 5000);

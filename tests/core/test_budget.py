@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from rdprune_core import InfeasibleBudgetError, RDTable, allocate, frontier
 from rdprune_core.budget import read_budgets
 
@@ -144,7 +145,9 @@ def test_impossible_budget_lists_the_constraints_that_bind() -> None:
 def test_budgets_that_contradict_each_other() -> None:
     """Two budgets that can be met alone but not together are refused with both."""
     table = RDTable.from_arrays({"params": [[2, 0]], "macs": [[0, 2]]}, [[0, 0]])
-    with pytest.raises(InfeasibleBudgetError, match=r"params <= 1 and macs <= 1 can each") as caught:
+    with pytest.raises(
+        InfeasibleBudgetError, match=r"params <= 1 and macs <= 1 can each"
+    ) as caught:
         allocate(table, {"params": 1, "macs": 1})
     assert caught.value.least == {"params": 0, "macs": 0}
 
@@ -233,7 +236,7 @@ def test_a_budget_above_everything_is_no_bound(budget: int) -> None:
 
 @pytest.mark.parametrize("budget", [np.int64(15), np.uint8(15), "50%", {"params": 15}])
 def test_the_same_budget_in_other_words(budget: Any) -> None:
-    """numpy integers, per cent and a dict mean the same as the integer."""
+    """Integers of numpy, per cent and a dict mean the same as the integer."""
     assert allocate(TABLE, budget).choice.tolist() == [1, 1]
     assert allocate(TABLE, budget).budget == {"params": 15}
 

@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from oracles import Instance, brute_force, highs, small_instance
 from rdprune_core import Allocation, InfeasibleBudgetError, RDTable, allocate
 
 
 def to_table(instance: Instance) -> RDTable:
     names = [f"cost{i}" for i in range(len(instance.costs))]
-    return RDTable.from_arrays(
-        dict(zip(names, instance.costs, strict=True)), instance.distortion
-    )
+    return RDTable.from_arrays(dict(zip(names, instance.costs, strict=True)), instance.distortion)
 
 
 def solve(instance: Instance) -> Allocation | None:
@@ -144,7 +143,8 @@ def test_distortions_add_up_exactly() -> None:
 @given(st.integers(0, 2**32 - 1), st.floats(0.0, 1.0))
 def test_laws(seed: int, share: float) -> None:
     """Never over budget; more budget is never worse; shuffling, scaling and dominated options do
-    not move the optimum."""
+    not move the optimum.
+    """
     rng = np.random.default_rng(seed)
     table = noisy_table(rng, layers=int(rng.integers(1, 12)), options=int(rng.integers(1, 12)))
     cost = np.stack(table.costs["params"])

@@ -6,11 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
+
 from rdprune import baselines
 from rdprune.baselines import BASELINES, erk, global_magnitude, lamp, uniform, uniform_plus
 from rdprune.layers import Prunable, prunable
 from rdprune.magnitude import magnitude_mask
-from torch import nn
 
 
 def _layers(shapes, seed=0):

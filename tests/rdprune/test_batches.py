@@ -6,8 +6,9 @@ from collections import namedtuple
 
 import pytest
 import torch
-from rdprune.batches import Runner, labels, output_tensor, preserved, read, to_device
 from torch import nn
+
+from rdprune.batches import Runner, labels, output_tensor, preserved, read, to_device
 
 X = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
 Y = torch.tensor([0, 1, 2, 1])

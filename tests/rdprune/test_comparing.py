@@ -7,6 +7,8 @@ import dataclasses
 
 import pytest
 import torch
+from torch import nn
+
 from rdprune.baselines import BASELINES
 from rdprune.comparing import METHODS, CompareRow, compare
 from rdprune.layers import prunable
@@ -14,8 +16,6 @@ from rdprune.magnitude import magnitude_mask
 from rdprune.masking import apply_, masks
 from rdprune.measuring import measure
 from rdprune.recovery import repair_
-from torch import nn
-
 from rdprune_core import InfeasibleBudgetError, allocate
 
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from rdprune.demo import data, network, run, train
 from safetensors import safe_open
+
+from rdprune.demo import data, network, run, train
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,9 +6,10 @@ import copy
 
 import pytest
 import torch
-from rdprune.layers import count_macs, named_layers, prunable, signature
 from torch import nn
 from torch.nn.utils import parametrizations, prune
+
+from rdprune.layers import count_macs, named_layers, prunable, signature
 
 NAMES = ["conv1.weight", "conv2.weight", "linear.weight"]
 

@@ -6,6 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
+
 from rdprune.magnitude import (
     kept_count,
     label_level,
@@ -15,7 +17,6 @@ from rdprune.magnitude import (
     saved_weights,
     write_masked,
 )
-from torch import nn
 
 
 @settings(deadline=None)

@@ -8,13 +8,13 @@ import pickle
 
 import numpy as np
 import pytest
-import rdprune
 import torch
-from rdprune.masking import apply_, load_masks, masks, save_masks, strip_
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
+import rdprune
+from rdprune.masking import apply_, load_masks, masks, save_masks, strip_
 from rdprune_core import FileFormatError, allocate
 
 CHOICE = {"conv1.weight": "0.3", "conv2.weight": "0.55", "linear.weight": "0.3"}

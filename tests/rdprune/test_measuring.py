@@ -9,11 +9,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from rdprune.masking import apply_
-from rdprune.measuring import measure
 from torch import nn
 from torch.nn.utils import prune
 
+from rdprune.masking import apply_
+from rdprune.measuring import measure
 from rdprune_core import RDTable
 
 LEVELS = (0.0, 0.3, 0.55, 1.0)

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
 from rdprune.cli import app
 from rdprune.demo.network import ResNet
 from rdprune.recipes import cifar10
-from safetensors.torch import save_file
-from typer.testing import CliRunner
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from rdprune.recovery import batchnorms, recovered, repair_
 from torch import nn
+
+from rdprune.recovery import batchnorms, recovered, repair_
 
 
 def test_recovered_uses_each_batch_and_keeps_the_buffers(network, batches, fingerprint):

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from rdprune import CompareRow, VerifyReport, picture, report
 from rich.console import Console
 
+from rdprune import CompareRow, VerifyReport, picture, report
 from rdprune_core import RDTable, allocate, frontier
 
 if TYPE_CHECKING:

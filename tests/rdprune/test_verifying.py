@@ -10,12 +10,12 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from rdprune.masking import apply_, masks, strip_
 from rdprune.measuring import measure
 from rdprune.recovery import repair_
 from rdprune.verifying import CountMismatchError, VerifyReport, verify
-from torch import nn
-
 from rdprune_core import Allocation, allocate
 
 LEVELS = (0.0, 0.3, 0.55, 1.0)
