@@ -177,6 +177,19 @@ def test_one_giant_layer() -> None:
     assert found.choice.tolist() == [2, 0]
 
 
+def test_resnet32_at_955_per_thousand() -> None:
+    """CIFAR ResNet-32 at sparsity 0.955, whose largest layer alone exceeds the budget, is solved."""
+    rng = np.random.default_rng(0)
+    sizes = [432] + [2304] * 10 + [4608] + [9216] * 9 + [18432] + [36864] * 9 + [640]
+    assert (len(sizes), sum(sizes)) == (32, 461_872)
+    levels = np.linspace(0, 1, 101)
+    cost = [[n - round(float(level) * n) for level in levels] for n in sizes]
+    distortion = levels**3 * rng.uniform(0.1, 10, (len(sizes), 1))
+    found = allocate(RDTable.from_arrays(cost, distortion), sparsity=0.955)
+    assert found.status == "optimal"
+    assert found.cost["params"] <= 461_872 * 45 // 1000 < 36_864
+
+
 def test_twenty_orders_of_magnitude_do_not_hide_the_small_layers() -> None:
     """Beside a distortion of 1e9 the differences of 1e-9 still decide."""
     cost = [[1, 0], [1, 0], [1, 0]]
