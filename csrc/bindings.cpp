@@ -10,6 +10,7 @@
 #include <cstring>
 #include <string>
 
+#include "joint_solver.h"
 #include "solver.h"
 
 namespace py = pybind11;
@@ -18,6 +19,7 @@ namespace {
 
 using CostArray = py::array_t<std::int64_t, py::array::c_style>;
 using DistortionArray = py::array_t<double, py::array::c_style>;
+using ResponseArray = py::array_t<float, py::array::c_style>;
 using FlagArray = py::array_t<std::uint8_t, py::array::c_style>;
 
 template <typename T, int flags>
@@ -38,6 +40,17 @@ py::array_t<T> toArray(const std::vector<T>& values) {
     return array;
 }
 
+void requireLimits(double timeLimit, std::int64_t memoryLimit) {
+    if (std::isnan(timeLimit) || timeLimit < 0)
+        throw std::invalid_argument("time_limit must not be negative");
+    if (memoryLimit < 0) throw std::invalid_argument("memory_limit must not be negative");
+}
+
+void interrupt() {
+    const py::gil_scoped_acquire gil;
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+}
+
 std::vector<rdprune::Solution> solve(const CostArray& costs, const DistortionArray& distortions,
                                      const CostArray& offsets, const FlagArray& allowed,
                                      const CostArray& groups, const CostArray& budgets,
@@ -50,19 +63,52 @@ std::vector<rdprune::Solution> solve(const CostArray& costs, const DistortionArr
     requireDimensions(budgets, 2, "budgets");
     if (costs.shape(1) != budgets.shape(1))
         throw std::invalid_argument("budgets must have one column per cost");
-    if (std::isnan(timeLimit) || timeLimit < 0)
-        throw std::invalid_argument("time_limit must not be negative");
-    if (memoryLimit < 0) throw std::invalid_argument("memory_limit must not be negative");
+    requireLimits(timeLimit, memoryLimit);
     const rdprune::Instance instance{view(costs),   view(distortions),
                                      view(offsets), view(allowed),
                                      view(groups),  static_cast<std::size_t>(costs.shape(1))};
-    const rdprune::Limits limits{timeLimit, static_cast<std::size_t>(memoryLimit), [] {
-                                     const py::gil_scoped_acquire gil;
-                                     if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-                                 }};
+    const rdprune::Limits limits{timeLimit, static_cast<std::size_t>(memoryLimit), interrupt};
     // The arrays are held by the caller's frame; other threads may run while this one searches.
     const py::gil_scoped_release release;
     return rdprune::solve(instance, view(budgets), limits);
+}
+
+template <auto& method, typename... Extra>
+rdprune::JointSolution solveJoint(const CostArray& costs, const DistortionArray& distortions,
+                                  const ResponseArray& responses, const DistortionArray& offset,
+                                  const CostArray& offsets, const FlagArray& allowed,
+                                  const CostArray& groups, const CostArray& budget,
+                                  double timeLimit, std::int64_t memoryLimit, Extra... extra) {
+    requireDimensions(costs, 2, "costs");
+    requireDimensions(distortions, 1, "distortions");
+    requireDimensions(responses, 2, "responses");
+    requireDimensions(offset, 1, "offset");
+    requireDimensions(offsets, 1, "offsets");
+    requireDimensions(allowed, 1, "allowed");
+    requireDimensions(groups, 1, "groups");
+    requireDimensions(budget, 1, "budget");
+    if (costs.shape(1) != budget.shape(0))
+        throw std::invalid_argument("budget must have one entry per cost");
+    requireLimits(timeLimit, memoryLimit);
+    const rdprune::JointInstance instance{
+        {view(costs), view(distortions), view(offsets), view(allowed), view(groups),
+         static_cast<std::size_t>(costs.shape(1))},
+        view(responses),
+        view(offset),
+        static_cast<std::size_t>(responses.shape(1))};
+    const rdprune::Limits limits{timeLimit, static_cast<std::size_t>(memoryLimit), interrupt};
+    // As above: the caller's frame holds the arrays.
+    const py::gil_scoped_release release;
+    return method(instance, view(budget), limits, extra...);
+}
+
+template <auto& method, typename... Extra>
+void defineJoint(py::module_& module, const char* name, const char* text,
+                 const std::conditional_t<true, py::arg_v, Extra>&... extra) {
+    module.def(name, &solveJoint<method, Extra...>, py::arg("costs"), py::arg("distortions"),
+               py::arg("responses"), py::arg("offset"), py::arg("offsets"), py::arg("allowed"),
+               py::arg("groups"), py::arg("budget"), py::kw_only(), py::arg("time_limit"),
+               py::arg("memory_limit"), extra..., text);
 }
 
 }  // namespace
@@ -97,4 +143,21 @@ PYBIND11_MODULE(_core, module) {
                py::arg("allowed"), py::arg("groups"), py::arg("budgets"), py::kw_only(),
                py::arg("time_limit"), py::arg("memory_limit"),
                "Solves one instance for every row of budgets; see rdprune_core.allocate.");
+
+    py::class_<rdprune::JointSolution>(module, "JointSolution")
+        .def_property_readonly("choice",
+                               [](const rdprune::JointSolution& s) { return toArray(s.choice); })
+        .def_readonly("distortion", &rdprune::JointSolution::distortion)
+        .def_readonly("optimal", &rdprune::JointSolution::optimal)
+        .def_readonly("lower_bound", &rdprune::JointSolution::lowerBound)
+        .def_readonly("multipliers", &rdprune::JointSolution::multipliers)
+        .def_readonly("states", &rdprune::JointSolution::states);
+
+    defineJoint<rdprune::solveJoint>(module, "solve_joint",
+                                     "Solves the joint objective; see rdprune_core.allocate.");
+    defineJoint<rdprune::searchJoint, std::size_t>(
+        module, "search_joint", "The heuristics and the relaxation alone, without exact search.",
+        py::arg("effort") = 1);
+    defineJoint<rdprune::solveJointExact>(module, "solve_joint_exact",
+                                          "Depth-first search alone, from the additive optimum.");
 }

@@ -2,35 +2,42 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace rdprune {
 
 namespace {
 
-constexpr double precision = 1e-4;   // of the relaxation's value, at which it is done
-constexpr double negligible = 1e-3;  // of the best value known, below which a bound is of no use
-constexpr std::size_t oracleBytes = std::size_t{1} << 22;
+constexpr double precision = 1e-3;   // of the relaxation's value, at which it is done
+constexpr double negligible = 1e-3;  // of the value known, below which a bound is of no use
+constexpr std::size_t oracleBytes = std::size_t{1} << 18;
+constexpr std::size_t exactOracleBytes = std::size_t{1} << 22;
 
 // Points, and the factor of (G + s 11^T) for their Gram matrix G.
 class Corral {
 public:
     explicit Corral(std::size_t width) : width_(width) {}
 
-    void add(const JointPoint& point) {
-        points_.push_back(point.residual);
-        options_.push_back(point.option);
+    void add(const Vertex& vertex, std::vector<double> residual) {
+        points_.push_back(std::move(residual));
+        vertices_.push_back(vertex);
         weights_.push_back(weights_.empty() ? 1.0 : 0.0);
-        if (points_.size() == 1) shift_ = std::max(point.square, 1e-300);
+        if (points_.size() == 1) {
+            const double square = dot(points_[0].data(), points_[0].data(), width_);
+            shift_ = std::max(square, std::numeric_limits<double>::min());
+        }
         std::vector<double> row;
         for (const auto& other : points_)
             row.push_back(dot(other.data(), points_.back().data(), width_));
         gram_.push_back(std::move(row));
         factorFrom(points_.size() - 1);
     }
-    [[nodiscard]] bool holds(const std::vector<std::size_t>& option) const {
-        return std::find(options_.begin(), options_.end(), option) != options_.end();
+    [[nodiscard]] bool holds(const Vertex& vertex) const {
+        return std::any_of(vertices_.begin(), vertices_.end(), [&](const auto& other) {
+            return other.option == vertex.option && other.other == vertex.other &&
+                   other.share == vertex.share;
+        });
     }
-    [[nodiscard]] std::size_t size() const { return points_.size(); }
 
     // Moves to the shortest vector of the points' hull, dropping points of no weight.
     void correct() {
@@ -59,7 +66,7 @@ public:
             for (std::size_t i = 0; i < width_; ++i) sum[i] += weights_[p] * points_[p][i];
         return sum;
     }
-    [[nodiscard]] const std::vector<std::vector<std::size_t>>& options() const { return options_; }
+    [[nodiscard]] const std::vector<Vertex>& vertices() const { return vertices_; }
     [[nodiscard]] const std::vector<double>& weights() const { return weights_; }
 
 private:
@@ -99,7 +106,7 @@ private:
             if (weights_[i] > 0.0) continue;
             const auto at = static_cast<std::ptrdiff_t>(i);
             points_.erase(points_.begin() + at);
-            options_.erase(options_.begin() + at);
+            vertices_.erase(vertices_.begin() + at);
             weights_.erase(weights_.begin() + at);
             gram_.erase(gram_.begin() + at);
             for (std::size_t j = i; j < gram_.size(); ++j) gram_[j].erase(gram_[j].begin() + at);
@@ -116,46 +123,70 @@ private:
     std::size_t width_;
     double shift_ = 1.0;
     std::vector<std::vector<double>> points_;
-    std::vector<std::vector<std::size_t>> options_;
+    std::vector<Vertex> vertices_;
     std::vector<double> weights_;
     std::vector<std::vector<double>> gram_;    // lower triangle
     std::vector<std::vector<double>> factor_;  // lower triangle
 };
 
+std::vector<double> vertexResidual(const JointProblem& problem, const Vertex& vertex) {
+    std::vector<double> residual = makePoint(problem, vertex.option).residual;
+    const double* from = problem.response(vertex.option[vertex.cls]);
+    const double* to = problem.response(vertex.other);
+    for (std::size_t i = 0; i < problem.width; ++i) residual[i] += vertex.share * (to[i] - from[i]);
+    return residual;
+}
+
+// What a lower bound on the sum of <x, v> proves for the square of every allocation's residual.
+double proved(const JointProblem& problem, const std::vector<double>& x, double square,
+              double lowerBound) {
+    const double least = lowerBound + dot(x.data(), problem.offset.data(), problem.width) -
+                         problem.rounding(std::sqrt(square), problem.size);
+    return least <= 0.0 ? 0.0 : least * least / square * (1.0 - 0x1p-50);
+}
+
 }  // namespace
 
 JointRelaxation relaxJoint(const JointProblem& problem, const Surrogate& surrogate,
-                           const JointPoint& start, std::size_t iterations, Watch& watch) {
-    JointRelaxation relaxation{start.residual, {}, {}, 0.0, {}, start};
+                           const std::vector<Vertex>& starts, double known, std::size_t iterations,
+                           Watch& watch) {
+    JointRelaxation relaxation;
     Corral corral(problem.width);
-    corral.add(start);
+    for (const Vertex& start : starts) {
+        corral.add(start, vertexResidual(problem, start));
+        corral.correct();
+    }
+    relaxation.residual = corral.vector();
     std::vector<double> along(problem.options.size());
+    std::vector<double> bestAlong;
+    std::vector<double> direction;
     for (std::size_t iteration = 0; iteration < iterations && !watch.expired(); ++iteration) {
         const std::vector<double>& x = relaxation.residual;
         const double square = dot(x.data(), x.data(), problem.width);
-        if (square <= negligible * relaxation.best.square) break;
+        if (square <= negligible * known) break;
         for (std::size_t i = 0; i < along.size(); ++i)
             along[i] = dot(x.data(), problem.response(i), problem.width);
-        const auto answer = surrogate.minimise(along, watch, oracleBytes);
-        if (!answer) break;
-        const double length = std::sqrt(square);
-        const double least = answer->lowerBound +
-                             dot(x.data(), problem.offset.data(), problem.width) -
-                             problem.rounding(length, problem.size);
-        const double bound = least <= 0.0 ? 0.0 : least * least / square * (1.0 - 0x1p-50);
+        const auto vertex = surrogate.relaxed(along, watch, oracleBytes);
+        if (!vertex) break;
+        const double bound = proved(problem, x, square, vertex->lowerBound);
         if (bound > relaxation.bound) {
             relaxation.bound = bound;
-            relaxation.direction = x;
+            bestAlong = along;
+            direction = x;
         }
-        if (bound >= square * (1.0 - precision) || corral.holds(answer->option)) break;
-        JointPoint vertex = makePoint(problem, answer->option);
-        if (isBetter(problem, vertex, relaxation.best)) relaxation.best = vertex;
-        corral.add(vertex);
+        if (bound >= square * (1.0 - precision) || corral.holds(*vertex)) break;
+        corral.add(*vertex, vertexResidual(problem, *vertex));
         corral.correct();
         relaxation.residual = corral.vector();
     }
-    relaxation.vertices = corral.options();
+    relaxation.vertices = corral.vertices();
     relaxation.weights = corral.weights();
+    if (direction.empty() || watch.expired()) return relaxation;
+    if (const auto answer = surrogate.minimise(bestAlong, watch, exactOracleBytes)) {
+        const double square = dot(direction.data(), direction.data(), problem.width);
+        relaxation.bound =
+            std::max(relaxation.bound, proved(problem, direction, square, answer->lowerBound));
+    }
     return relaxation;
 }
 

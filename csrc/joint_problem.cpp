@@ -31,13 +31,6 @@ void checkResponses(const JointInstance& instance) {
     }
 }
 
-// The first layer's option index of every class's options, as makeProblem checks and merges them:
-// the distortions are set so that no option dominates another one.
-Problem checkedClasses(const JointInstance& instance) {
-    Instance layers = instance.layers;
-    return makeProblem(layers);
-}
-
 }  // namespace
 
 std::vector<Index> JointProblem::layerChoice(const std::vector<std::size_t>& option) const {
@@ -53,7 +46,7 @@ double JointProblem::rounding(double length, double other) const {
 }
 
 JointProblem makeJointProblem(const JointInstance& instance) {
-    const Problem reduced = checkedClasses(instance);
+    const Problem reduced = makeProblem(instance.layers);  // checks and merges
     checkResponses(instance);
     const Instance& layers = instance.layers;
     JointProblem problem;
@@ -105,6 +98,34 @@ JointProblem makeJointProblem(const JointInstance& instance) {
     if (!std::isfinite(problem.size * problem.size))
         throw std::invalid_argument("responses and offset must have squares that can be added up");
     return problem;
+}
+
+JointProblem takeOptions(const JointProblem& problem, const std::vector<std::size_t>& options) {
+    JointProblem part;
+    part.dimensions = problem.dimensions;
+    part.samples = problem.samples;
+    part.width = problem.width;
+    part.offset = problem.offset;
+    part.classOf = problem.classOf;
+    part.size = problem.size;
+    part.offsets.push_back(0);
+    const auto copy = [](auto& to, const auto& from, std::size_t row, std::size_t width) {
+        const auto begin = from.begin() + static_cast<std::ptrdiff_t>(row * width);
+        to.insert(to.end(), begin, begin + static_cast<std::ptrdiff_t>(width));
+    };
+    part.responses.reserve(options.size() * part.width);
+    for (const std::size_t option : options) {
+        if (problem.classFor[option] == part.offsets.size())
+            part.offsets.push_back(part.options.size());
+        copy(part.costs, problem.costs, option, problem.dimensions);
+        copy(part.responses, problem.responses, option, problem.width);
+        part.additive.push_back(problem.additive[option]);
+        part.squares.push_back(problem.squares[option]);
+        part.classFor.push_back(problem.classFor[option]);
+        part.options.push_back(problem.options[option]);
+    }
+    part.offsets.push_back(part.options.size());
+    return part;
 }
 
 JointPoint makePoint(const JointProblem& problem, std::vector<std::size_t> option) {

@@ -58,6 +58,10 @@ struct JointProblem {
 // Throws std::invalid_argument that names the layer, the value and the rule. O(N m).
 [[nodiscard]] JointProblem makeJointProblem(const JointInstance& instance);
 
+// The same problem with some of its options only: positions, ascending, at least one a class.
+[[nodiscard]] JointProblem takeOptions(const JointProblem& problem,
+                                       const std::vector<std::size_t>& options);
+
 // One option a class, with everything that follows from it.
 struct JointPoint {
     std::vector<std::size_t> option;

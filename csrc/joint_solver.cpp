@@ -2,102 +2,234 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <stdexcept>
 
 #include "joint_bound.h"
+#include "joint_exact.h"
 #include "joint_local.h"
-#include "joint_surrogate.h"
+#include "joint_rounding.h"
 
 namespace rdprune {
 
 namespace {
 
-struct Effort {
-    std::size_t iterations = 150;  // of the relaxation
-    std::size_t starts = 16;
-    std::size_t rounds = 6;
-    std::size_t kicks = 24;
-    std::size_t perClass = 8;
-};
-
 constexpr std::uint64_t seed = 0x5eed;
+constexpr std::size_t coarseOptions = 26;  // a class, where the basins are looked for
+constexpr std::size_t iterations = 150;    // of the relaxation
+constexpr std::size_t fewestSteps = 24;    // of a gradual rounding; one a class is about right
+constexpr std::size_t mostSteps = 160;
+constexpr std::size_t fewestTrials = 3;
+constexpr std::size_t mostTrials = 10;
+constexpr double trialWork = 1e8;  // multiplications spent on trials
+constexpr std::size_t finalists = 2;
+constexpr std::size_t kicks = 12;
+constexpr std::size_t firstBytes = std::size_t{1} << 22;
+constexpr std::size_t exactWork = std::size_t{1} << 26;
+constexpr std::size_t mostListed = 768;  // options in one Gram matrix
+constexpr double startSpread = 1.0;      // of the logarithms of scaled distortions
 
-// A descent polished by local search, again and again while either of them gains.
-Descent polish(const JointProblem& problem, const Surrogate& surrogate, Descent descent,
-               std::span<const Cost> budgets, std::size_t perClass, std::size_t kicks,
-               Random& random, Watch& watch) {
-    for (;;) {
-        const GramProblem gram = makeGram(
-            problem,
-            shortlist(problem, descent.point, descent.changes, descent.multipliers, perClass));
-        JointPoint found = searchLocally(problem, gram, descent.point, budgets,
-                                         descent.multipliers, kicks, random, watch);
-        if (!isBetter(problem, found, descent.point)) return descent;
-        descent = descend(problem, surrogate, std::move(found), watch);
+// Positions of at most `count` options of every class, evenly spaced in order of the first cost,
+// and the given allocation's.
+std::vector<std::size_t> coarsen(const JointProblem& problem, const JointPoint& keep,
+                                 std::size_t count) {
+    std::vector<std::size_t> options;
+    std::vector<std::size_t> order;
+    for (std::size_t cls = 0; cls < problem.classes(); ++cls) {
+        order.clear();
+        for (std::size_t i = problem.offsets[cls]; i < problem.offsets[cls + 1]; ++i)
+            order.push_back(i);
+        std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+            return problem.costs[a * problem.dimensions] < problem.costs[b * problem.dimensions];
+        });
+        const std::size_t begin = options.size();
+        const std::size_t last = order.size() - 1;
+        const std::size_t steps = std::min(count - 1, last);
+        options.push_back(keep.option[cls]);
+        for (std::size_t step = 0; step <= steps; ++step)
+            options.push_back(order[steps == 0 ? 0 : step * last / steps]);
+        const auto first = options.begin() + static_cast<std::ptrdiff_t>(begin);
+        std::sort(first, options.end());
+        options.erase(std::unique(first, options.end()), options.end());
     }
+    return options;
 }
+
+struct Search {
+    const JointProblem& problem;
+    std::span<const Cost> budgets;
+    const Limits& limits;
+    std::size_t effort;
+    Watch& watch;
+    Random random{seed};
+
+    // A descent polished by local search, again and again while either of them gains.
+    Descent polish(const Surrogate& surrogate, Descent descent, std::size_t jumps) {
+        const std::size_t fitting = std::min(
+            mostListed, static_cast<std::size_t>(
+                            std::sqrt(static_cast<double>(limits.bytes / sizeof(double)))));
+        const std::size_t perClass = std::min<std::size_t>(fitting / problem.classes(), 8);
+        if (perClass < 2) return descent;
+        for (;;) {
+            if (watch.expired()) return descent;
+            const GramProblem gram = makeGram(
+                problem,
+                shortlist(problem, descent.point, descent.changes, descent.multipliers, perClass));
+            JointPoint found = searchLocally(problem, gram, descent.point, budgets,
+                                             descent.multipliers, jumps, random, watch);
+            if (!isBetter(problem, found, descent.point)) return descent;
+            descent = descend(problem, surrogate, std::move(found), watch);
+            jumps = 0;
+        }
+    }
+
+    // Local optima of a problem, best first, all different.
+    std::vector<JointPoint> explore(const JointProblem& part, const Surrogate& surrogate,
+                                    const JointPoint& start, const JointRelaxation& relaxation) {
+        std::vector<JointPoint> found{start};
+        const auto offer = [&](const std::optional<JointPoint>& point) {
+            if (!point) return;
+            found.push_back(descend(part, surrogate, *point, watch).point);
+            std::sort(found.begin(), found.end(), [&](const JointPoint& a, const JointPoint& b) {
+                return isBetter(part, a, b);
+            });
+            const auto equal = [](const JointPoint& a, const JointPoint& b) {
+                return a.option == b.option;
+            };
+            found.erase(std::unique(found.begin(), found.end(), equal), found.end());
+            if (found.size() > effort * finalists) found.resize(effort * finalists);
+        };
+        const Mixture relaxed = mix(part, relaxation);
+        const std::size_t steps = std::clamp(part.classes(), fewestSteps, mostSteps);
+        const double work = static_cast<double>(steps * part.options.size() * part.width);
+        const auto trials =
+            effort * static_cast<std::size_t>(
+                         std::clamp(trialWork / work, double{fewestTrials}, double{mostTrials}));
+        offer(roundGradually(part, surrogate, relaxed, steps, watch));
+        std::vector<double> scaled(part.options.size());
+        for (std::size_t trial = 0; trial < trials && !watch.expired(); ++trial) {
+            Mixture mixture = relaxed;
+            moveTowards(part, mixture, found.front().option, 0.9 * random.unit());
+            for (std::size_t cls = 0; cls < part.classes(); ++cls) {
+                const double factor = std::exp(startSpread * (2.0 * random.unit() - 1.0));
+                for (std::size_t i = part.offsets[cls]; i < part.offsets[cls + 1]; ++i)
+                    scaled[i] = factor * part.squares[i];
+            }
+            const auto answer = surrogate.minimise(scaled, watch, std::size_t{1} << 16);
+            if (answer) moveTowards(part, mixture, answer->option, 0.6 * random.unit());
+            offer(roundGradually(part, surrogate, std::move(mixture), steps, watch));
+        }
+        return found;
+    }
+};
 
 struct Found {
     Descent best;
     JointRelaxation relaxation;
 };
 
-Found search(const JointProblem& problem, std::span<const Cost> budgets, const Limits& limits,
-             const Effort& effort, Watch& watch) {
-    const Surrogate surrogate(problem, budgets, limits);
-    auto additive = surrogate.minimise(problem.additive, watch, std::size_t{1} << 22);
-    if (!additive) additive = surrogate.minimise(problem.additive, watch, limits.bytes);
-    if (!additive)
-        throw std::runtime_error(
-            "the limit ended the search before an allocation within all budgets was found; raise "
-            "time_limit or memory_limit");
-    Random random(seed);
-    Found found{descend(problem, surrogate, makePoint(problem, additive->option), watch), {}};
-    const auto offer = [&](Descent descent) {
-        if (isBetter(problem, descent.point, found.best.point)) found.best = std::move(descent);
-    };
-    found.relaxation =
-        relaxJoint(problem, surrogate, found.best.point, effort.iterations, watch);
-    offer(descend(problem, surrogate, found.relaxation.best, watch));
-    found.best = polish(problem, surrogate, std::move(found.best), budgets, effort.perClass, 0,
-                        random, watch);
-    std::vector<double> scaled(problem.options.size());
-    for (std::size_t start = 0; start < effort.starts && !watch.expired(); ++start) {
-        for (std::size_t cls = 0; cls < problem.classes(); ++cls) {
-            const double factor = std::exp(2.0 * random.unit() - 1.0);
-            for (std::size_t i = problem.offsets[cls]; i < problem.offsets[cls + 1]; ++i)
-                scaled[i] = factor * problem.squares[i];
-        }
-        const auto answer = surrogate.minimise(scaled, watch, std::size_t{1} << 20);
-        if (!answer) continue;
-        offer(polish(problem, surrogate,
-                     descend(problem, surrogate, makePoint(problem, answer->option), watch),
-                     budgets, effort.perClass, 0, random, watch));
+// The additive optimum, or what a limit leaves of it.
+JointPoint firstPoint(const JointProblem& problem, const Surrogate& surrogate, const Limits& limits,
+                      Watch& watch) {
+    for (const std::size_t bytes : {std::min(firstBytes, limits.bytes), limits.bytes}) {
+        const auto additive = surrogate.minimise(problem.additive, watch, bytes);
+        if (additive) return makePoint(problem, additive->option);
     }
-    found.best = polish(problem, surrogate, std::move(found.best), budgets, effort.perClass,
-                        effort.kicks, random, watch);
+    throw std::runtime_error(
+        "the limit ended the search before an allocation within all budgets was found; raise "
+        "time_limit or memory_limit");
+}
+
+Found search(const JointProblem& problem, std::span<const Cost> budgets, const Limits& limits,
+             std::size_t effort, Watch& watch) {
+    const Surrogate surrogate(problem, budgets, limits);
+    Search search{problem, budgets, limits, effort, watch};
+    Found found{{firstPoint(problem, surrogate, limits, watch), {}, {}}, {}};
+
+    const std::vector<std::size_t> taken =
+        coarsen(problem, found.best.point, effort * coarseOptions);
+    const JointProblem coarse = takeOptions(problem, taken);
+    const Surrogate coarseSurrogate(coarse, budgets, limits);
+    std::vector<std::size_t> option;
+    for (const std::size_t chosen : found.best.point.option)
+        option.push_back(static_cast<std::size_t>(
+            std::lower_bound(taken.begin(), taken.end(), chosen) - taken.begin()));
+    const JointPoint start =
+        descend(coarse, coarseSurrogate, makePoint(coarse, option), watch).point;
+    const JointRelaxation coarseRelaxation = relaxJoint(
+        coarse, coarseSurrogate, {toVertex(start.option)}, start.square, iterations, watch);
+    std::vector<Vertex> vertices = coarseRelaxation.vertices;
+    for (Vertex& vertex : vertices) {
+        for (std::size_t& position : vertex.option) position = taken[position];
+        vertex.other = taken[vertex.other];
+    }
+    found.relaxation = relaxJoint(problem, surrogate, vertices, start.square, iterations, watch);
+    bool polished = false;
+    for (JointPoint& point : search.explore(coarse, coarseSurrogate, start, coarseRelaxation)) {
+        for (std::size_t& position : point.option) position = taken[position];
+        Descent descent = search.polish(
+            surrogate, descend(problem, surrogate, makePoint(problem, point.option), watch), 0);
+        if (!polished || isBetter(problem, descent.point, found.best.point))
+            found.best = std::move(descent);
+        polished = true;
+    }
+    found.best = search.polish(surrogate, std::move(found.best), effort * kicks);
     return found;
+}
+
+JointSolution toSolution(const JointProblem& problem, const Descent& best, double bound) {
+    JointSolution solution;
+    solution.choice = problem.layerChoice(best.point.option);
+    solution.distortion = problem.toDistortion(best.point.square);
+    solution.lowerBound = std::min(problem.toDistortion(bound), solution.distortion);
+    solution.optimal = solution.lowerBound == solution.distortion;
+    for (const double multiplier : best.multipliers)
+        solution.multipliers.push_back(problem.toDistortion(multiplier));
+    return solution;
+}
+
+// Puts in what the exact search found, and that it is proved if it is.
+JointSolution finish(const JointProblem& problem, Descent best, double bound,
+                     const JointExact& exact) {
+    best.point = exact.best;
+    JointSolution solution = toSolution(problem, best, exact.complete ? exact.best.square : bound);
+    solution.states = exact.nodes;
+    return solution;
 }
 
 }  // namespace
 
 JointSolution searchJoint(const JointInstance& instance, std::span<const Cost> budgets,
-                          const Limits& limits) {
+                          const Limits& limits, std::size_t effort) {
+    if (effort == 0) throw std::invalid_argument("effort must be at least 1");
     const JointProblem problem = makeJointProblem(instance);
     Watch watch(limits);
-    const Found found = search(problem, budgets, limits, {}, watch);
-    JointSolution solution;
-    solution.choice = problem.layerChoice(found.best.point.option);
-    solution.distortion = problem.toDistortion(found.best.point.square);
-    solution.lowerBound = problem.toDistortion(std::max(found.relaxation.bound, 0.0));
-    solution.multipliers = found.best.multipliers;
-    for (double& multiplier : solution.multipliers) multiplier = problem.toDistortion(multiplier);
-    solution.optimal = solution.lowerBound >= solution.distortion;
-    return solution;
+    const Found found = search(problem, budgets, limits, effort, watch);
+    return toSolution(problem, found.best, found.relaxation.bound);
 }
 
 JointSolution solveJoint(const JointInstance& instance, std::span<const Cost> budgets,
                          const Limits& limits) {
-    return searchJoint(instance, budgets, limits);
+    const JointProblem problem = makeJointProblem(instance);
+    Watch watch(limits);
+    const Found found = search(problem, budgets, limits, 1, watch);
+    const Surrogate surrogate(problem, budgets, limits);
+    return finish(problem, found.best, found.relaxation.bound,
+                  provedOptimum(problem, surrogate, budgets, found.best.point, found.relaxation,
+                                exactWork, watch));
+}
+
+JointSolution solveJointExact(const JointInstance& instance, std::span<const Cost> budgets,
+                              const Limits& limits) {
+    const JointProblem problem = makeJointProblem(instance);
+    Watch watch(limits);
+    const Surrogate surrogate(problem, budgets, limits);
+    const JointPoint start = firstPoint(problem, surrogate, limits, watch);
+    const JointRelaxation relaxation =
+        relaxJoint(problem, surrogate, {toVertex(start.option)}, start.square, iterations, watch);
+    return finish(problem, descend(problem, surrogate, start, watch), relaxation.bound,
+                  provedOptimum(problem, surrogate, budgets, start, relaxation,
+                                std::numeric_limits<std::size_t>::max(), watch));
 }
 
 }  // namespace rdprune

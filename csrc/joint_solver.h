@@ -22,8 +22,14 @@ struct JointSolution {
 [[nodiscard]] JointSolution solveJoint(const JointInstance& instance, std::span<const Cost> budgets,
                                        const Limits& limits);
 
-// Steps and local search alone, without the exact search; for measuring how good they are.
+// Steps and local search alone, without the exact search: how good are they? An effort above one
+// multiplies the trials, the finalists and the kicks, and looks at more options from the start.
 [[nodiscard]] JointSolution searchJoint(const JointInstance& instance,
-                                        std::span<const Cost> budgets, const Limits& limits);
+                                        std::span<const Cost> budgets, const Limits& limits,
+                                        std::size_t effort);
+
+// The exact search alone, from the additive optimum and with all the work it needs: an oracle.
+[[nodiscard]] JointSolution solveJointExact(const JointInstance& instance,
+                                            std::span<const Cost> budgets, const Limits& limits);
 
 }  // namespace rdprune

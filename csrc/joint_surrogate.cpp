@@ -10,7 +10,7 @@ namespace {
 constexpr double improvement = 1.0 - 0x1p-40;
 constexpr double strongestDamping = 64.0;
 constexpr int mostSteps = 100;
-constexpr std::size_t stepBytes = std::size_t{1} << 20;
+constexpr std::size_t stepBytes = std::size_t{1} << 16;
 
 }  // namespace
 
@@ -23,6 +23,7 @@ Surrogate::Surrogate(const JointProblem& problem, std::span<const Cost> budgets,
       groups_(problem.classes()),
       allowed_(problem.options.size(), 1) {
     std::iota(groups_.begin(), groups_.end(), Index{0});
+    if (problem.dimensions == 1) linear_.emplace(problem, budgets[0]);
 }
 
 std::optional<Surrogate::Answer> Surrogate::minimise(std::span<const Distortion> distortions,
@@ -46,6 +47,19 @@ std::optional<Surrogate::Answer> Surrogate::minimise(std::span<const Distortion>
     } catch (const std::runtime_error&) {
         return std::nullopt;
     }
+}
+
+std::optional<Vertex> Surrogate::relaxed(std::span<const double> distortions, Watch& watch,
+                                         std::size_t bytes) const {
+    if (linear_) {
+        if (linear_->leastCost() > budgets_[0]) throw InfeasibleBudget({linear_->leastCost()});
+        return linear_->minimise(distortions);
+    }
+    auto answer = minimise(distortions, watch, bytes);
+    if (!answer) return std::nullopt;
+    Vertex vertex = toVertex(std::move(answer->option));
+    vertex.lowerBound = answer->lowerBound;
+    return vertex;
 }
 
 std::vector<double> singleChanges(const JointProblem& problem, const JointPoint& point,

@@ -29,3 +29,58 @@ def solve(
     time_limit: float,
     memory_limit: int,
 ) -> list[Solution]: ...
+
+class JointSolution:
+    @property
+    def choice(self) -> NDArray[np.int64]: ...
+    @property
+    def distortion(self) -> float: ...
+    @property
+    def optimal(self) -> bool: ...
+    @property
+    def lower_bound(self) -> float: ...
+    @property
+    def multipliers(self) -> list[float]: ...
+    @property
+    def states(self) -> int: ...
+
+def solve_joint(
+    costs: NDArray[np.int64],
+    distortions: NDArray[np.float64],
+    responses: NDArray[np.float32],
+    offset: NDArray[np.float64],
+    offsets: NDArray[np.int64],
+    allowed: NDArray[np.uint8],
+    groups: NDArray[np.int64],
+    budget: NDArray[np.int64],
+    *,
+    time_limit: float,
+    memory_limit: int,
+) -> JointSolution: ...
+def search_joint(
+    costs: NDArray[np.int64],
+    distortions: NDArray[np.float64],
+    responses: NDArray[np.float32],
+    offset: NDArray[np.float64],
+    offsets: NDArray[np.int64],
+    allowed: NDArray[np.uint8],
+    groups: NDArray[np.int64],
+    budget: NDArray[np.int64],
+    *,
+    time_limit: float,
+    memory_limit: int,
+    effort: int = 1,
+) -> JointSolution: ...
+def solve_joint_exact(
+    costs: NDArray[np.int64],
+    distortions: NDArray[np.float64],
+    responses: NDArray[np.float32],
+    offset: NDArray[np.float64],
+    offsets: NDArray[np.int64],
+    allowed: NDArray[np.uint8],
+    groups: NDArray[np.int64],
+    budget: NDArray[np.int64],
+    *,
+    time_limit: float,
+    memory_limit: int,
+) -> JointSolution: ...

@@ -19,6 +19,7 @@ except ModuleNotFoundError as error:
 import rdprune_core
 from rdprune import picture as drawing
 from rdprune import report
+from rdprune.bench.commands import app as bench
 from rdprune.console import Commands, amount, check_folders, emit, load_batches, load_model, pairs
 from rdprune_core import Allocation, RDTable
 from rdprune_core.files import atomic_write
@@ -30,6 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(bench, name="bench")
 
 
 def example(*lines: str) -> str:
@@ -170,6 +172,9 @@ def allocate(
         list[str] | None,
         typer.Option(metavar="[COST=]AMOUNT", help="Most of a cost: 20%, macs=35%, macs=90000."),
     ] = None,
+    objective: Annotated[
+        str, typer.Option(help="additive, or joint: of the responses' sum (needs responses).")
+    ] = "additive",
     floor: Annotated[
         list[str] | None, typer.Option(metavar="LAYER=COST", help="Least cost of a layer.")
     ] = None,
@@ -199,6 +204,7 @@ def allocate(
         measured,
         parse_budget(budget or []),
         sparsity=sparsity,
+        objective=objective,
         floors=pairs("--floor", "LAYER=COST", floor),
         caps=pairs("--cap", "LAYER=COST", cap),
         forbidden=parse_forbidden(forbid or []),

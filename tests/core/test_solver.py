@@ -178,7 +178,7 @@ def test_one_giant_layer() -> None:
 
 
 def test_resnet32_at_955_per_thousand() -> None:
-    """CIFAR ResNet-32 at sparsity 0.955, whose largest layer alone exceeds the budget, is solved."""
+    """CIFAR ResNet-32 at sparsity 0.955, where one layer alone exceeds the budget, is solved."""
     rng = np.random.default_rng(0)
     sizes = [432] + [2304] * 10 + [4608] + [9216] * 9 + [18432] + [36864] * 9 + [640]
     assert (len(sizes), sum(sizes)) == (32, 461_872)

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rdprune.cli import app
 from typer.testing import CliRunner, Result
 
 import rdprune_core
+from rdprune.cli import app
 from rdprune_core import Allocation, RDTable
 
 MINE = """

@@ -1,0 +1,1 @@
+"""The ``rdprune bench`` commands. Everything heavy is imported when a command runs."""

@@ -1,0 +1,106 @@
+"""The ``rdprune bench`` commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rdprune.console import check_folders, console, emit
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def start() -> None:
+    """Time the solver beside others."""
+
+
+@app.command(
+    epilog="\b\nExample:\n  rdprune bench solver --quick\n"
+    "  rdprune bench solver --shape ResNet-50 --contender highs --seeds 100 --full"
+)
+def solver(
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Tables for each network [30]; a third on other curves than noisy."
+        ),
+    ] = None,
+    shape: Annotated[list[str] | None, typer.Option(help="Network; repeatable.")] = None,
+    curve: Annotated[list[str] | None, typer.Option(help="Kind of curves; repeatable.")] = None,
+    contender: Annotated[
+        list[str] | None, typer.Option(help="Who runs beside ours; repeatable.")
+    ] = None,
+    sparsity: Annotated[
+        list[float] | None, typer.Option(min=0, max=1, help="Fraction to remove; repeatable.")
+    ] = None,
+    table: Annotated[
+        list[Path] | None, typer.Option(help="Measured table to run too; repeatable.")
+    ] = None,
+    section: Annotated[
+        list[str] | None,
+        typer.Option(help="contenders, budgets, frontier, growth or memory; repeatable."),
+    ] = None,
+    time_limit: Annotated[
+        float | None, typer.Option(min=0, help="Seconds a call of those that can be stopped [20].")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A taste, in under a minute.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Everybody on everything: hours.")] = False,
+    picture: Annotated[Path | None, typer.Option(help="Picture to write, .png.")] = None,
+    json: Annotated[
+        str | None,
+        typer.Option("--json", metavar="FILE", help="Write the result as JSON; '-' for stdout."),
+    ] = None,
+) -> None:
+    """Run everybody who allocates on the same instances: time, optimality, budget, memory."""
+    from rdprune.bench import sections
+
+    check_folders(picture, json)
+    plan = sections.make_plan(
+        seeds=seeds,
+        shapes=shape,
+        curves=curve,
+        contenders=contender,
+        sparsities=sparsity,
+        tables=table,
+        chosen=section,
+        time_limit=time_limit,
+        quick=quick,
+        full=full,
+    )
+    if picture is not None and "contenders" not in plan.sections:
+        raise ValueError("--picture shows the section contenders, which is not run")
+    results = sections.run(plan, None if json == "-" else console())
+    if picture is not None:
+        sections.draw(picture, results)
+    emit(json, sections.payload(results), lambda _: None)
+
+
+@app.command(
+    epilog="\b\nExample:\n  rdprune bench joint --seeds 20\n"
+    "  rdprune bench joint --no-shape --table table.npz"
+)
+def joint(
+    seeds: Annotated[int, typer.Option(min=1, help="Tables for each shape.")] = 3,
+    effort: Annotated[
+        int, typer.Option(min=0, help="Of the long search beside ours; 0 for none.")
+    ] = 10,
+    shape: Annotated[list[str] | None, typer.Option(help="'34 x 101', '224 x 33'.")] = None,
+    no_shape: Annotated[bool, typer.Option("--no-shape", help="Measured tables only.")] = False,
+    table: Annotated[list[Path] | None, typer.Option(help="Measured table; repeatable.")] = None,
+    json: Annotated[
+        str | None,
+        typer.Option("--json", metavar="FILE", help="Write the result as JSON; '-' for stdout."),
+    ] = None,
+) -> None:
+    """Time the joint objective; its gap, and how much a longer search would gain."""
+    from dataclasses import asdict
+
+    from rdprune.bench import joint as bench
+
+    check_folders(json)
+    shapes = [] if no_shape else shape or list(bench.SHAPES)
+    rows = bench.measure(seeds, effort, shapes, table or [])
+    emit(json, {"rows": [asdict(row) for row in rows]}, lambda out: out.print(bench.show(rows)))

@@ -1,0 +1,107 @@
+"""The joint objective: the mean square of the sum of the chosen responses."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rdprune_core import _core
+from rdprune_core.allocation import Allocation
+from rdprune_core.constraints import Constraints
+from rdprune_core.table import RDTable
+
+
+def read_offset(table: RDTable, offset: ArrayLike | None) -> NDArray[np.float64]:
+    """Check that a table has responses, and the offset that they are added to.
+
+    Parameters
+    ----------
+    table : RDTable
+    offset : (m,) array of float, optional
+        What was done to the output before; zero by default.
+
+    Returns
+    -------
+    float64 array (m,)
+
+    Raises
+    ------
+    ValueError
+        If the table has no responses, or for a wrong offset.
+    """
+    if table.responses is None:
+        raise ValueError(
+            'objective "joint" needs a table with responses; measure with responses (rdprune '
+            "measure --responses 256) or pass responses= to RDTable.from_arrays"
+        )
+    width = table.responses[0].shape[1]
+    if offset is None:
+        return np.zeros(width)
+    values = np.asarray(offset)
+    if values.dtype.kind not in "iuf" or values.shape != (width,):
+        raise ValueError(f"offset must be {width} numbers, one for each number of a response")
+    values = np.ascontiguousarray(values, np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("offset must be finite")
+    return values
+
+
+def solve_joint(
+    table: RDTable,
+    budget: dict[str, int],
+    constraints: Constraints,
+    offset: NDArray[np.float64],
+    *,
+    time_limit: float,
+    memory_limit: int,
+) -> Allocation:
+    """Choose one option per layer so that the sum of their responses is least in mean square.
+
+    Parameters
+    ----------
+    table : RDTable
+        With responses.
+    budget : dict of str to int
+        Bounds on the totals of costs.
+    constraints : Constraints
+    offset : float64 array (m,)
+        Added to the responses.
+    time_limit : float
+        Seconds.
+    memory_limit : int
+        Bytes.
+
+    Returns
+    -------
+    Allocation
+        ``optimal`` if that was proved, else ``feasible``; the lower bound holds in both cases.
+
+    Raises
+    ------
+    _core.InfeasibleBudget
+        If no allocation keeps within the budget.
+    """
+    assert table.responses is not None
+    solution = _core.solve_joint(
+        np.stack([table.flat_cost(name) for name in budget], axis=1),
+        table.flat_distortion,
+        np.concatenate(table.responses),
+        offset,
+        table.offsets,
+        constraints.allowed,
+        constraints.groups,
+        np.array([min(bound, _core.MAX_TOTAL_COST) for bound in budget.values()], np.int64),
+        time_limit=time_limit,
+        memory_limit=memory_limit,
+    )
+    return Allocation.from_choice(
+        table,
+        solution.choice,
+        budget=budget,
+        objective="joint",
+        distortion=solution.distortion,
+        lower_bound=solution.lower_bound,
+        status="optimal" if solution.optimal else "feasible",
+        # Adding zero turns -0.0 into 0.0.
+        multipliers={n: x + 0.0 for n, x in zip(budget, solution.multipliers, strict=True)},
+    )
