@@ -1,0 +1,1 @@
+"""The commands of ``rdprune``, by what they need; `rdprune.cli` gathers them."""

@@ -1,0 +1,80 @@
+"""The ``rdprune measure`` command."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rdprune import report
+from rdprune.commands.options import DataSpec, Device, Json, ModelSpec, example
+from rdprune.console import check_folders, emit, load_batches, load_model
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog=example(
+        "rdprune measure --model rdprune.demo.network:trained \\",
+        "    --data rdprune.demo.data:calibration --levels 21 --output table.npz",
+    )
+)
+def measure(
+    model: ModelSpec,
+    data: DataSpec,
+    output: Annotated[Path, typer.Option(help="Table to write, .npz.")],
+    levels: Annotated[
+        str, typer.Option(help="How many evenly spaced sparsities, or a list: 0,0.5,0.9.")
+    ] = "101",
+    distortion: Annotated[str, typer.Option(help="mse or max, over the samples.")] = "mse",
+    recovery: Annotated[
+        str, typer.Option(help="State measured: none, or batchnorm (batch statistics).")
+    ] = "none",
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(help="Layer to leave alone: name, glob or re:regex; repeatable."),
+    ] = None,
+    responses: Annotated[int, typer.Option(help="Numbers kept of every response.")] = 256,
+    seed: Annotated[int, typer.Option(help="Seed of the projection of the responses.")] = 0,
+    device: Device = "cpu",
+    json: Json = None,
+) -> None:
+    """Measure what every sparsity of every layer does to the model's output."""
+    import rdprune
+
+    check_folders(output, json)
+    network = load_model(model, device)
+    batches = load_batches(data)
+    start_time = time.perf_counter()
+    table = rdprune.measure(
+        network,
+        batches,
+        levels=parse_levels(levels),
+        distortion=distortion,
+        recovery=recovery,
+        ignore=tuple(ignore or ()),
+        responses=responses,
+        seed=seed,
+    )
+    seconds = time.perf_counter() - start_time
+    table.save(output)
+    payload = {
+        "output": str(output),
+        "layers": list(table.names),
+        "options": sum(len(options) for options in table.options),
+        "seconds": seconds,
+        "metadata": table.metadata,
+    }
+    footer = f"{payload['options']} options in {seconds:.1f} s; table written to {output}"
+    emit(json, payload, lambda out: out.print(report.measured_table(table), footer))
+
+
+def parse_levels(text: str) -> int | list[float]:
+    """Return a number of levels, or the levels of a comma-separated list."""
+    try:
+        return int(text) if text.strip().isdecimal() else [float(x) for x in text.split(",")]
+    except ValueError:
+        message = f"--levels must be a whole number or sparsities like 0,0.5,0.9, got {text!r}"
+        raise ValueError(message) from None

@@ -1,0 +1,157 @@
+"""Commands on models: ``rdprune apply``, ``rdprune verify`` and ``rdprune compare``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rdprune import report
+from rdprune.commands.options import (
+    AllocationPath,
+    DataSpec,
+    Device,
+    Json,
+    ModelSpec,
+    Sparsities,
+    TablePath,
+    example,
+)
+from rdprune.console import check_folders, emit, load_batches, load_model
+from rdprune_core import Allocation, RDTable
+from rdprune_core.files import atomic_write
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog=example(
+        "rdprune apply --model rdprune.demo.network:trained --allocation allocation.json \\",
+        "    --output pruned.safetensors --repair-data rdprune.demo.data:calibration",
+    )
+)
+def apply(
+    model: ModelSpec,
+    allocation: AllocationPath,
+    output: Annotated[Path, typer.Option(help="Pruned weights to write, .safetensors.")],
+    masks: Annotated[Path | None, typer.Option(help="Masks to write, .safetensors.")] = None,
+    repair_data: Annotated[
+        str | None,
+        typer.Option(metavar="MODULE:FUNCTION", help="Batches to re-estimate BatchNorm on."),
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Prune a model by an allocation and write its weights."""
+    from safetensors.torch import save_model
+
+    import rdprune
+
+    check_folders(output, masks, json)
+    chosen = Allocation.load(allocation)
+    network = load_model(model)
+    made = rdprune.masks(network, chosen)
+    rdprune.apply_(network, made)
+    if repair_data is not None and not rdprune.repair_(
+        network, load_batches(repair_data, "--repair-data")
+    ):
+        raise ValueError("--repair-data: the model has no BatchNorm statistics to re-estimate")
+    rdprune.strip_(network)
+    with atomic_write(output) as temporary:
+        save_model(network, str(temporary))
+    if masks is not None:
+        rdprune.save_masks(masks, made)
+    kept = {name: int(mask.sum()) for name, mask in made.items()}
+    total = sum(mask.numel() for mask in made.values())
+    payload = {
+        "output": str(output),
+        "kept": kept,
+        "kept_total": sum(kept.values()),
+        "dense": total,
+    }
+    line = f"{sum(kept.values()):,} of {total:,} weights kept; written to {output}"
+    emit(json, payload, lambda out: out.print(line))
+
+
+@app.command(
+    epilog=example(
+        "rdprune verify --model rdprune.demo.network:trained \\",
+        "    --data rdprune.demo.data:calibration --allocation allocation.json",
+    )
+)
+def verify(
+    model: ModelSpec,
+    data: DataSpec,
+    allocation: AllocationPath,
+    weights: Annotated[
+        Path | None, typer.Option(help="Pruned weights that apply wrote; else masks are made.")
+    ] = None,
+    device: Device = "cpu",
+    json: Json = None,
+) -> None:
+    """Run the pruned model: predicted against true distortion, and the weights counted."""
+    import rdprune
+
+    check_folders(json)
+    chosen = Allocation.load(allocation)
+    dense = load_model(model, device)
+    batches = load_batches(data)
+    if weights is None:
+        found = rdprune.verify(dense, batches, chosen)
+    else:
+        found = rdprune.verify(pruned(dense, weights), batches, chosen, dense=dense)
+    grid = report.verify_table([found])
+    emit(json, report.finite(asdict(found)), lambda out: out.print(grid))
+
+
+def pruned(dense: Any, weights: Path) -> Any:
+    """Return a copy of the dense model with the weights of a file."""
+    from copy import deepcopy
+
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model as load_weights
+
+    copy = deepcopy(dense)
+    try:
+        load_weights(copy, weights)
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"--weights {weights} does not fit the model: {error}") from error
+    return copy
+
+
+@app.command(
+    epilog=example(
+        "rdprune compare --model rdprune.demo.network:trained \\",
+        "    --data rdprune.demo.data:calibration --heldout rdprune.demo.data:test \\",
+        "    table.npz --sparsity 0.8 --sparsity 0.9",
+    )
+)
+def compare(
+    model: ModelSpec,
+    data: DataSpec,
+    table: TablePath,
+    sparsity: Sparsities = None,
+    heldout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION", help="Callable returning batches never measured on."
+        ),
+    ] = None,
+    device: Device = "cpu",
+    json: Json = None,
+) -> None:
+    """Compare with uniform, ERK, global magnitude and LAMP at the same number of weights."""
+    import rdprune
+
+    check_folders(json)
+    measured = RDTable.load(table)
+    rows = rdprune.compare(
+        load_model(model, device),
+        load_batches(data),
+        measured,
+        sparsities=tuple(sparsity or (0.5, 0.7, 0.8, 0.9)),
+        heldout=None if heldout is None else load_batches(heldout, "--heldout"),
+    )
+    payload = [report.finite(asdict(row)) for row in rows]
+    emit(json, payload, lambda out: out.print(report.compare_table(rows)))
