@@ -86,15 +86,21 @@ def test_the_core_imports_nothing_above_it(path: Path) -> None:
         assert package in {*sys.stdlib_module_names, "numpy", "rdprune_core"}, name
 
 
-def test_importing_the_core_loads_no_torch() -> None:
+def test_importing_the_core_loads_no_torch(tmp_path: Path) -> None:
     """In a fresh interpreter `import rdprune_core` brings in neither torch, scipy nor rdprune."""
     modules = [name for name in core_modules() if not name.startswith("rdprune_core._")]
     code = (
         f"import sys, {', '.join(modules)}\n"
         "print(*sorted({'torch', 'scipy', 'rdprune', 'pandas', 'hypothesis'} & set(sys.modules)))"
     )
+    # From elsewhere: the folder of the sources, where nothing is compiled, must not be first.
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
     assert done.stdout.strip() == ""
 

@@ -334,12 +334,14 @@ def test_everything_can_be_asked_for() -> None:
     assert not applies("ResNet-50/1001", "bits")
 
 
-def test_the_command_line_stays_light() -> None:
+def test_the_command_line_stays_light(tmp_path: Path) -> None:
     """Neither help nor other commands import what only the bench needs."""
     code = (
         "import sys, rdprune.cli; "
         "print([m for m in ('scipy', 'ortools', 'matplotlib', 'torch', 'rdprune.bench.solver') "
         "if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
     assert done.stdout == "[]\n"

@@ -354,6 +354,7 @@ def test_interrupting_ends_with_code_130() -> None:
     assert not Path("slow.npz").exists()
 
 
+@pytest.mark.usefixtures("here")
 def test_without_typer_the_extra_is_named() -> None:
     """Where typer is missing, one line says what to install."""
     process = start("demo", code="sys.modules['typer'] = None")
