@@ -121,12 +121,15 @@ class Runner:
     seed : int
         Every pass starts from this state of torch's generators, so that a model that draws
         random numbers draws the same ones.
+    on_batch : callable, optional
+        Told the index of each batch before the model runs on it.
     """
 
     model: nn.Module
     batches: tuple[Any, ...]
     forward: Forward | None = None
     seed: int = 0
+    on_batch: Callable[[int], None] | None = None
 
     def outputs(self) -> Iterator[Tensor]:
         """Run the model on all batches; use within `preserved`.
@@ -145,6 +148,8 @@ class Runner:
         device = device_of(self.model)
         for index, batch in enumerate(self.batches):
             moved = to_device(batch, device)
+            if self.on_batch is not None:
+                self.on_batch(index)
             if self.forward is None:
                 output = output_tensor(_call(self.model, moved))
                 expected = _samples(moved)
@@ -208,7 +213,7 @@ class _ModuleState:
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        self._attributes = dict(vars(module))
+        self._attributes = {**vars(module), "training": module.training}
         self._parameters = dict(module._parameters)
         self._buffers = dict(module._buffers)
         self._values = {
@@ -218,16 +223,22 @@ class _ModuleState:
         }
 
     def restore(self) -> None:
+        if isinstance(self._module, torch.jit.ScriptModule):
+            self._module.train(self._attributes["training"])  # the rest cannot be written to
+        else:
+            self._restore_attributes()
+        for name, values in self._values.items():
+            buffer = self._buffers[name]
+            if buffer is not None:
+                buffer.data.copy_(values)
+
+    def _restore_attributes(self) -> None:
         attributes = vars(self._module)
         for name in attributes.keys() - self._attributes.keys():
             del attributes[name]
         attributes.update(self._attributes)
         _replace(self._module._parameters, self._parameters)
         _replace(self._module._buffers, self._buffers)
-        for name, values in self._values.items():
-            buffer = self._buffers[name]
-            if buffer is not None:
-                buffer.data.copy_(values)
 
 
 def _replace(target: dict[str, Any], items: Mapping[str, Any]) -> None:

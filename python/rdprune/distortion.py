@@ -82,6 +82,14 @@ class Reference:
         """Numbers in a response, 0 if none is computed."""
         return self._sketch.size if self._sketch else 0
 
+    def equals(self, outputs: Iterable[Tensor]) -> bool:
+        """Whether outputs on the same batches are the reference, bit for bit."""
+        return all(
+            output.shape == dense.shape
+            and torch.equal(output.view(torch.int32), dense.view(torch.int32))
+            for output, dense in zip(outputs, self._outputs, strict=True)
+        )
+
     def measure(self, outputs: Iterable[Tensor]) -> Measurement:
         """Compare other outputs on the same batches with the reference.
 

@@ -24,6 +24,7 @@ from rdprune.magnitude import (
     saved_weights,
     write_masked,
 )
+from rdprune.prefix import FEWEST, MEMORY, DivergedError, Prefix
 from rdprune.recovery import RECOVERIES, recovered
 from rdprune_core import RDTable, __version__
 
@@ -40,6 +41,8 @@ def measure(
     forward: Forward | None = None,
     responses: int = 256,
     seed: int = 0,
+    reuse: bool = True,
+    reuse_memory: int = MEMORY,
     progress: bool = True,
 ) -> RDTable:
     """Measure the cost and the distortion of every sparsity of every layer.
@@ -72,6 +75,11 @@ def measure(
         Numbers kept of each option's output difference, for the joint objective; 0 for none.
     seed : int
         Of the projection of the responses and of what the model itself draws, below 2**32.
+    reuse : bool
+        What runs before the measured layer gives its recorded output instead of running again,
+        see `rdprune.prefix`. The table is the same.
+    reuse_memory : int
+        Most bytes that these records take, 1 GiB unless told; batches that do not fit run whole.
     progress : bool
         Show a progress bar on stderr.
 
@@ -87,9 +95,16 @@ def measure(
     ValueError
         If an argument is out of range, there is nothing to measure, a layer is masked already or
         never runs, or an output is not finite.
+
+    Warns
+    -----
+    RuntimeWarning
+        If prefix reuse cannot be exact on this model, so that whole passes are run instead.
     """
     chosen = _levels(levels)
     _check_options(distortion, recovery, responses, seed)
+    if index(reuse_memory) < 0:
+        raise ValueError(f"reuse_memory is {reuse_memory}, must not be negative")
     found = prunable(model, ignore=ignore, layers=layers)
     _check_layers(found)
     data = read(batches)
@@ -101,10 +116,9 @@ def measure(
         )
         macs = _macs(found, runner)
         with progress_bar(sum(map(len, options.values())), progress) as advance:
-            measured = {
-                name: _measure_layer(layer, options[name], runner, reference, advance)
-                for name, layer in found.items()
-            }
+            measured = _measure_all(
+                found, options, runner, reference, advance, reuse_memory if reuse else None
+            )
     metadata = {
         "model": signature(model),
         "distortion": distortion,
@@ -126,16 +140,41 @@ class _Option:
     kept: int
 
 
+def _measure_all(
+    layers: Mapping[str, Prunable],
+    options: Mapping[str, Sequence[_Option]],
+    runner: Runner,
+    reference: Reference,
+    advance: Advance,
+    memory: int | None,
+) -> dict[str, list[Measurement]]:
+    """Measure every layer, with prefix reuse in `memory` bytes or, without it, plainly."""
+    if memory is None:
+        return {
+            name: _measure_layer(layer, options[name], runner, reference, advance)
+            for name, layer in layers.items()
+        }
+    prefix = Prefix(runner, reference, layers, memory=memory)
+    measured = {}
+    with prefix.installed():
+        for name in prefix.order:
+            measured[name] = _measure_layer(
+                layers[name], options[name], prefix.plain, reference, advance, prefix
+            )
+    return measured
+
+
 def _measure_layer(
     layer: Prunable,
     options: Sequence[_Option],
     runner: Runner,
     reference: Reference,
     advance: Advance,
+    prefix: Prefix | None = None,
 ) -> list[Measurement]:
-    """Measure every option of a layer by running the whole model, once for each count of weights.
+    """Measure every option of a layer, once for each count of weights.
 
-    The plain loop, which everything faster is checked against.
+    Without `prefix` this is the plain loop, which everything faster is checked against.
     """
     weight = layer.parameter
     advance(layer.name, 0)
@@ -143,12 +182,23 @@ def _measure_layer(
     size = reference.projection
     dense = Measurement(0.0, np.zeros(size, dtype=np.float32) if size else None)
     done = {weight.numel(): dense}
+    missing = {option.kept for option in options} - done.keys()
+    if prefix is not None and len(missing) >= FEWEST:
+        middle = sorted(missing)[len(missing) // 2]  # all zeros could hide what else they change
+        mask = order_mask(order, middle, weight.shape)
+        runner = prefix.prepare(layer, weight.detach().masked_fill(~mask, 0))
     measurements = []
     with saved_weights([weight]) as (saved,):
         for option in options:
             if option.kept not in done:
                 write_masked(weight, saved, order_mask(order, option.kept, weight.shape))
-                done[option.kept] = reference.measure(runner.outputs())
+                try:
+                    done[option.kept] = reference.measure(runner.outputs())
+                except DivergedError:
+                    assert prefix is not None
+                    prefix.forget(layer)
+                    runner = prefix.plain
+                    done[option.kept] = reference.measure(runner.outputs())
             measurement = done[option.kept]
             if not math.isfinite(measurement.distortion):
                 raise ValueError(

@@ -218,6 +218,7 @@ BAD = {
     "shape": (["measure", *USE, "--data", "mine:wrong_shape", "--output", "t"], "shapes"),
     "levels": (["measure", *USE, "--levels", "a,b", "--output", "t"], "got 'a,b'"),
     "level range": (["measure", *USE, "--levels", "0,1.5", "--output", "t"], "1.5"),
+    "bytes": (["measure", *USE, "--reuse-memory", "4T", "--output", "t"], "got '4T'"),
     "distortion": (["measure", *USE, "--distortion", "kl", "--output", "t"], "kl"),
     "recovery": (["measure", *USE, "--recovery", "magic", "--output", "t"], "magic"),
     "no batchnorm": (

@@ -149,7 +149,7 @@ def test_equal_counts_are_measured_once(network, batches):
         passes += 1
         return model(batch[0])
 
-    measure(network, batches[:1], layers="linear", forward=forward, progress=False)
+    measure(network, batches[:1], layers="linear", forward=forward, reuse=False, progress=False)
     assert passes == 2 + 30
 
 
@@ -293,6 +293,7 @@ BAD = [
     (Idle(), X, {"recovery": "bias"}, "recovery is 'bias', must be one of none, batchnorm"),
     (Idle(), X, {"recovery": "batchnorm", "ignore": "idle"}, "no BatchNorm statistics"),
     (Idle(), X, {"responses": -1}, "responses is -1, must not be negative"),
+    (Idle(), X, {"reuse_memory": -1}, "reuse_memory is -1, must not be negative"),
     (Idle(), X, {"seed": -1}, "seed is -1, must be between 0 and 2**32 - 1"),
 ]
 

@@ -38,6 +38,12 @@ def measure(
     ] = None,
     responses: Annotated[int, typer.Option(help="Numbers kept of every response.")] = 256,
     seed: Annotated[int, typer.Option(help="Seed of the projection of the responses.")] = 0,
+    reuse: Annotated[
+        bool, typer.Option(help="Record what runs before the measured layer; same numbers.")
+    ] = True,
+    reuse_memory: Annotated[
+        str, typer.Option(metavar="BYTES", help="Most memory for records: 500M, 4G.")
+    ] = "1G",
     device: Device = "cpu",
     json: Json = None,
 ) -> None:
@@ -57,6 +63,8 @@ def measure(
         ignore=tuple(ignore or ()),
         responses=responses,
         seed=seed,
+        reuse=reuse,
+        reuse_memory=parse_bytes(reuse_memory),
     )
     seconds = time.perf_counter() - start_time
     table.save(output)
@@ -78,3 +86,12 @@ def parse_levels(text: str) -> int | list[float]:
     except ValueError:
         message = f"--levels must be a whole number or sparsities like 0,0.5,0.9, got {text!r}"
         raise ValueError(message) from None
+
+
+def parse_bytes(text: str) -> int:
+    """Return a number of bytes, written plainly or in K, M or G of 1024."""
+    units = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+    number = text.rstrip("KMG")
+    if not number.isdecimal() or text[len(number) :] not in units:
+        raise ValueError(f"--reuse-memory must be bytes like 500M or 4G, got {text!r}")
+    return int(number) * units[text[len(number) :]]

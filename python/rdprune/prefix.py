@@ -1,0 +1,384 @@
+"""Prefix reuse: what ran before the measured layer gives its recorded output.
+
+What a pass does before it first uses a layer's weight does not depend on that weight. So the
+outermost modules that have finished by then need not run again: their ``forward`` gives a copy
+of what it returned in a dense pass, while the model's own ``forward`` runs as written and any
+control flow works. Modules that do more than return are left to run.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from rdprune.batches import Runner, preserved
+from rdprune.distortion import Reference
+from rdprune.layers import Prunable
+from rdprune.magnitude import saved_weights
+from rdprune.states import equal_bits
+from rdprune.tracing import NEVER, BatchTrace, Call, patched, trace
+
+MEMORY = 1 << 30
+FEWEST = 4
+"""Fewer passes than this cost less than recording and checking."""
+
+
+class DivergedError(RuntimeError):
+    """The model called other modules than in the pass that was recorded."""
+
+
+class Prefix:
+    """Records of what runs before each layer, for one layer after the other.
+
+    Parameters
+    ----------
+    runner : Runner
+        The dense model and its batches; use within `preserved`.
+    reference : Reference
+        The dense model's outputs.
+    layers : mapping of str to Prunable
+        The layers that will be measured.
+    memory : int
+        Most bytes that records take together. Batches whose records do not fit run whole.
+
+    Attributes
+    ----------
+    order : tuple of str
+        The layers in the order in which their records build on each other.
+    shares : dict of str to float
+        Which part of a pass is left to run for each layer, 0 to 1, by the traced pass's clock.
+    plain : Runner
+        Runs the whole model.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        reference: Reference,
+        layers: Mapping[str, Prunable],
+        *,
+        memory: int = MEMORY,
+    ) -> None:
+        self.order = tuple(layers)
+        self.shares = dict.fromkeys(layers, 1.0)
+        self.plain = replace(runner, on_batch=self._idle)
+        self._reference = reference
+        self._memory = memory
+        self._replaying = replace(runner, on_batch=self._replay)
+        self._recording = replace(runner, on_batch=self._record)
+        self._held: dict[int, dict[Call, _Record]] = {}
+        self._firsts: dict[int, int] = {}
+        self._plans: dict[int, _Plan] = {}
+        self._current: _Plan | None = None
+        self._steps: Sequence[_Step] = ()
+        self._next = 0
+        self._taken: dict[Call, _Record] = {}
+        self._warned = False
+        self._batches: tuple[BatchTrace, ...] = ()
+        problem = _obstacle(runner.model)
+        if not problem:
+            with preserved(runner.model):
+                found = trace(runner, layers)
+            problem = found.problem
+        if problem:
+            self._warn(f"every pass runs the whole model: {problem}")
+            return
+        self._batches = found.batches
+        total = sum(batch.seconds for batch in found.batches)
+        for name in layers:
+            saved = sum(_plan(batch, name).seconds for batch in found.batches)
+            self.shares[name] = min(1.0, max(0.0, 1 - saved / total))
+        if not found.stateful:
+            first = found.batches[0].first_use
+            self.order = tuple(sorted(layers, key=lambda name: first.get(name, NEVER)))
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Let modules give recorded outputs; the runners are used inside."""
+        modules = iter(self.plain.model.modules() if self._batches else ())
+        with patched(modules, self._wrap):
+            yield
+
+    def prepare(self, layer: Prunable, probe: Tensor) -> Runner:
+        """Record what runs before a layer, and check it.
+
+        Parameters
+        ----------
+        layer : Prunable
+            The layer that will be measured; its weight is dense now.
+        probe : torch.Tensor
+            Other values of its weight, such as will be measured.
+
+        Returns
+        -------
+        Runner
+            Gives the same outputs as `plain`, bit for bit, for all values of this weight. It is
+            `plain` where nothing can be reused or where a check fails, which warns.
+        """
+        plans = [_plan(batch, layer.name) for batch in self._batches]
+        room = self._memory
+        self._plans = {}
+        for index, plan in enumerate(plans):
+            if plan.replaced and plan.nbytes <= room:
+                self._plans[index] = plan
+                room -= plan.nbytes
+        if not self._plans:
+            return self.plain
+        for index in self._held.keys() - self._plans.keys():
+            del self._held[index]
+        try:
+            with preserved(self.plain.model):
+                for _ in self._recording.outputs():
+                    pass
+                self._settle()
+                if self._checked(layer, probe):
+                    return self._replaying
+        except DivergedError:
+            pass
+        self.forget(layer)
+        return self.plain
+
+    def forget(self, layer: Prunable) -> None:
+        """Drop all records, because a check of this layer's failed, and say so."""
+        self._held = {}
+        self._current = None
+        self._idle(0)
+        self._warn(
+            f"what runs before layer {layer.name!r} is not the same in every pass, "
+            "so this layer and others like it are measured by passes of the whole model"
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the records take now."""
+        return sum(record.nbytes for held in self._held.values() for record in held.values())
+
+    def _checked(self, layer: Prunable, probe: Tensor) -> bool:
+        """Whether the dense weight gives the reference, and the probe what the whole model does."""
+        if not self._reference.equals(self._finished(self._replaying.outputs())):
+            return False
+        with saved_weights([layer.parameter]):
+            layer.parameter.data.copy_(probe)
+            return equal_bits(next(self.plain.outputs()), next(self._replaying.outputs()))
+
+    def _finished(self, outputs: Iterator[Tensor]) -> Iterator[Tensor]:
+        """Yield outputs; each pass must have called everything that was recorded."""
+        for output in outputs:
+            if self._next != len(self._steps):
+                raise DivergedError("some of the modules recorded were not called")
+            yield output
+
+    def _idle(self, _index: int) -> None:
+        self._steps, self._next = (), 0
+
+    def _replay(self, index: int) -> None:
+        self._idle(index)
+        if index in self._plans:
+            held = self._held[index]
+            calls = self._plans[index].calls
+            self._steps = [_Step(call, held.get(call)) for call in calls]
+
+    def _record(self, index: int) -> None:
+        self._settle()
+        self._idle(index)
+        plan = self._plans.get(index)
+        if plan is None:
+            return
+        if plan.first < self._firsts.get(index, 0):
+            self._held.pop(index, None)  # records of a later layer hide and hollow too much
+        self._firsts[index] = plan.first
+        self._make_room(index, plan.nbytes)
+        held = self._held.setdefault(index, {})
+        self._current, self._taken = replace(plan, index=index), {}
+        steps: list[_Step] = []
+
+        def visit(calls: Sequence[Call], within: bool) -> None:
+            for call in calls:
+                if call.begin > plan.first:
+                    return
+                keep = call in plan.replaced
+                # Outside of what will be replaced a record may hide modules to be recorded.
+                record = held.get(call) if keep or within else None
+                steps.append(_Step(call, record, keep))
+                if record is None:
+                    visit(call.children, within or keep)
+
+        visit(self._batches[index].calls, within=False)
+        self._steps = steps
+
+    def _make_room(self, index: int, nbytes: int) -> None:
+        """Drop older records, this batch's and then the last batches', that leave no room."""
+        for other in (index, *sorted(self._held.keys() - {index}, reverse=True)):
+            if self.nbytes + nbytes <= self._memory:
+                return
+            self._held.pop(other, None)
+
+    def _settle(self) -> None:
+        """Keep of the batch just recorded what the layer needs."""
+        plan, self._current = self._current, None
+        if plan is None:
+            return
+        if not plan.replaced <= self._taken.keys():
+            raise DivergedError("some of the modules to record were not called")
+        self._held[plan.index] = {
+            call: record if call in plan.needed else record.hollow()
+            for call, record in self._taken.items()
+        }
+        self._taken = {}
+
+    def _wrap(self, module: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if self._next >= len(self._steps):
+                return original(*args, **kwargs)
+            step = self._steps[self._next]
+            if step.call.module is not module:
+                raise DivergedError("another module was called than the recorded one")
+            self._next += 1
+            output = original(*args, **kwargs) if step.record is None else step.record.output()
+            if step.keep and self._current is not None:
+                needed = step.call in self._current.needed
+                self._taken[step.call] = step.record or _Record.of(output, hollow=not needed)
+            return output
+
+        return forward
+
+    def _warn(self, text: str) -> None:
+        if not self._warned:
+            warnings.warn(f"prefix reuse: {text}", RuntimeWarning, stacklevel=2)
+        self._warned = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What to do in one batch before a layer's weight is used.
+
+    Attributes
+    ----------
+    first : int
+        When the weight is used first.
+    calls : tuple of Call
+        Those that begin before, in order, less what is inside of replaced ones.
+    replaced, needed : frozenset of Call
+        Those that give their records, and of them those whose output is looked at.
+    nbytes : int
+        Of the records.
+    seconds : float
+        What the replaced ones took.
+    """
+
+    first: int
+    calls: tuple[Call, ...]
+    replaced: frozenset[Call]
+    needed: frozenset[Call]
+    nbytes: int
+    seconds: float
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    call: Call
+    record: _Record | None
+    keep: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What a module returned."""
+
+    leaves: tuple[Any, ...]
+    spec: TreeSpec
+    nbytes: int
+
+    @staticmethod
+    def of(output: Any, *, hollow: bool) -> _Record:
+        leaves, spec = tree_flatten(output)
+        copies = {id(leaf): leaf for leaf in leaves if isinstance(leaf, Tensor)}
+        for key, tensor in copies.items():
+            copies[key] = _hollow(tensor) if hollow else tensor.clone()
+        nbytes = 0 if hollow else sum(tensor.nbytes for tensor in copies.values())
+        return _Record(tuple(copies.get(id(leaf), leaf) for leaf in leaves), spec, nbytes)
+
+    def hollow(self) -> _Record:
+        return _Record.of(self.tree(), hollow=True)
+
+    def tree(self) -> Any:
+        return tree_unflatten(list(self.leaves), self.spec)
+
+    def output(self) -> Any:
+        """Return a copy, because whoever gets it may write to it."""
+        if self.nbytes == 0:
+            return self.tree()
+        copies = {id(leaf): leaf.clone() for leaf in self.leaves if isinstance(leaf, Tensor)}
+        return tree_unflatten([copies.get(id(leaf), leaf) for leaf in self.leaves], self.spec)
+
+
+def _hollow(tensor: Tensor) -> Tensor:
+    """NaN in the shape of a tensor: what nobody looks at needs no memory, or gives itself away."""
+    nan = torch.full((), math.nan, dtype=tensor.dtype, device=tensor.device)
+    return nan.expand(tensor.shape)
+
+
+def _plan(batch: BatchTrace, name: str) -> _Plan:
+    first = batch.first_use.get(name, NEVER)
+    calls: list[Call] = []
+    replaced: set[Call] = set()
+
+    def visit(found: Sequence[Call]) -> None:
+        for call in found:
+            if call.begin > first:
+                return
+            calls.append(call)
+            if call.end < first and call.replaceable:
+                replaced.add(call)
+            else:
+                visit(call.children)
+
+    visit(batch.calls)
+    needed = frozenset(
+        call for call in replaced if any(not _inside(reader, replaced) for reader in call.readers)
+    )
+    return _Plan(
+        first,
+        tuple(calls),
+        frozenset(replaced),
+        needed,
+        sum(call.nbytes for call in needed),
+        sum(call.seconds for call in replaced),
+    )
+
+
+def _inside(call: Call | None, calls: set[Call]) -> bool:
+    """Whether a call is one of the calls or was made in one of them."""
+    while call is not None:
+        if call in calls:
+            return True
+        call = call.parent
+    return False
+
+
+def _obstacle(model: nn.Module) -> str:
+    """Why calls of a model's modules cannot be replaced; empty if they can."""
+    if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
+        return "torch has hooks that run around every module"
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    for name, module in model.named_modules():
+        where = f"module {name!r}" if name else "the model"
+        if isinstance(module, torch.jit.ScriptModule):
+            return f"{where} is a ScriptModule"
+        if isinstance(module, parallel):
+            return f"{where} is a {type(module).__name__}"
+        if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
+            return f"{where} is compiled"
+    return ""
