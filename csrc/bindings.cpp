@@ -10,6 +10,7 @@
 #include <cstring>
 #include <string>
 
+#include "batch.h"
 #include "joint_solver.h"
 #include "solver.h"
 
@@ -71,6 +72,31 @@ std::vector<rdprune::Solution> solve(const CostArray& costs, const DistortionArr
     // The arrays are held by the caller's frame; other threads may run while this one searches.
     const py::gil_scoped_release release;
     return rdprune::solve(instance, view(budgets), limits);
+}
+
+std::vector<rdprune::Solution> solveBatch(const CostArray& costs,
+                                          const DistortionArray& distortions,
+                                          const CostArray& offsets, const FlagArray& allowed,
+                                          const CostArray& groups, const CostArray& budget,
+                                          std::int64_t threads, double timeLimit,
+                                          std::int64_t memoryLimit) {
+    requireDimensions(costs, 2, "costs");
+    requireDimensions(distortions, 2, "distortions");
+    requireDimensions(offsets, 1, "offsets");
+    requireDimensions(allowed, 1, "allowed");
+    requireDimensions(groups, 1, "groups");
+    requireDimensions(budget, 1, "budget");
+    if (distortions.shape(1) != allowed.shape(0))
+        throw std::invalid_argument("distortions must have one column per option");
+    requireLimits(timeLimit, memoryLimit);
+    if (threads < 1) throw std::invalid_argument("threads must be at least 1");
+    const rdprune::Instance instance{view(costs),   view(distortions),
+                                     view(offsets), view(allowed),
+                                     view(groups),  static_cast<std::size_t>(costs.shape(1))};
+    const rdprune::Limits limits{timeLimit, static_cast<std::size_t>(memoryLimit), interrupt};
+    // As above: the caller's frame holds the arrays.
+    const py::gil_scoped_release release;
+    return rdprune::solveBatch(instance, view(budget), static_cast<std::size_t>(threads), limits);
 }
 
 template <auto& method, typename... Extra>
@@ -143,6 +169,11 @@ PYBIND11_MODULE(_core, module) {
                py::arg("allowed"), py::arg("groups"), py::arg("budgets"), py::kw_only(),
                py::arg("time_limit"), py::arg("memory_limit"),
                "Solves one instance for every row of budgets; see rdprune_core.allocate.");
+
+    module.def("solve_batch", &solveBatch, py::arg("costs"), py::arg("distortions"),
+               py::arg("offsets"), py::arg("allowed"), py::arg("groups"), py::arg("budget"),
+               py::kw_only(), py::arg("threads"), py::arg("time_limit"), py::arg("memory_limit"),
+               "Solves one instance for every row of distortions; see rdprune_core.allocate_many.");
 
     py::class_<rdprune::JointSolution>(module, "JointSolution")
         .def_property_readonly("choice",

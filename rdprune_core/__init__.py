@@ -17,6 +17,8 @@ except ImportError as error:  # pragma: no cover
     ) from error
 
 from rdprune_core.allocation import Allocation as Allocation
+from rdprune_core.batch import Allocations as Allocations
+from rdprune_core.batch import allocate_many as allocate_many
 from rdprune_core.errors import FileFormatError as FileFormatError
 from rdprune_core.errors import InfeasibleBudgetError as InfeasibleBudgetError
 from rdprune_core.solve import Frontier as Frontier

@@ -29,6 +29,18 @@ def solve(
     time_limit: float,
     memory_limit: int,
 ) -> list[Solution]: ...
+def solve_batch(
+    costs: NDArray[np.int64],
+    distortions: NDArray[np.float64],
+    offsets: NDArray[np.int64],
+    allowed: NDArray[np.uint8],
+    groups: NDArray[np.int64],
+    budget: NDArray[np.int64],
+    *,
+    threads: int,
+    time_limit: float,
+    memory_limit: int,
+) -> list[Solution]: ...
 
 class JointSolution:
     @property

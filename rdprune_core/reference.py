@@ -7,7 +7,7 @@ from numbers import Integral
 from rdprune_core.allocation import Allocation
 from rdprune_core.budget import Budget, read_budgets
 from rdprune_core.constraints import read_constraints
-from rdprune_core.solve import _explain
+from rdprune_core.solve import explain
 from rdprune_core.table import RDTable
 
 
@@ -64,7 +64,7 @@ def allocate_reference(table: RDTable, budget: Budget, *, buckets: int = 10_000)
     costs = [row.tolist() for row in table.costs[name]]
     least = sum(min(row) for row in costs)
     if most < least:
-        raise _explain(table, [name], [[most]], read_constraints(table))
+        raise explain(table, [name], [[most]], read_constraints(table))
     room = min(most, sum(max(row) for row in costs)) - least
     size = max(1, -(-room // int(buckets)))
     weights = [[-(-(cost - min(row)) // size) for cost in row] for row in costs]

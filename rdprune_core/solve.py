@@ -109,13 +109,13 @@ def allocate(
             raise ValueError('offset is only used by objective "joint"')
         return _solve(table, list(budgets), rows, constraints, time_limit, memory_limit)[0]
     start = read_offset(table, offset)
-    seconds, size = _read_limits(time_limit, memory_limit)
+    seconds, size = read_limits(time_limit, memory_limit)
     try:
         return solve_joint(
             table, budgets, constraints, start, time_limit=seconds, memory_limit=size
         )
     except _core.InfeasibleBudget as error:
-        raise _explain(table, list(budgets), rows, constraints) from error
+        raise explain(table, list(budgets), rows, constraints) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +243,8 @@ def _least(table: RDTable, cost: str, constraints: Constraints) -> int:
     return sum(int(row[allowed[spans[group]]].min()) for group, row in rows.items())
 
 
-def _read_limits(time_limit: float | None, memory_limit: int) -> tuple[float, int]:
+def read_limits(time_limit: float | None, memory_limit: int) -> tuple[float, int]:
+    """Check the limits of a search; seconds without a limit are infinite."""
     if time_limit is not None and (not isinstance(time_limit, Real) or not time_limit >= 0):
         raise ValueError(f"time_limit is {time_limit!r}; it must be seconds, not negative")
     if not isinstance(memory_limit, Integral) or not 0 <= memory_limit < 2**63:
@@ -259,7 +260,7 @@ def _solve(
     time_limit: float | None,
     memory_limit: int,
 ) -> list[Allocation]:
-    seconds, size = _read_limits(time_limit, memory_limit)
+    seconds, size = read_limits(time_limit, memory_limit)
     # A budget above every possible cost is no bound; the core's numbers end there.
     capped = [[min(budget, _core.MAX_TOTAL_COST) for budget in row] for row in rows]
     try:
@@ -274,7 +275,7 @@ def _solve(
             memory_limit=size,
         )
     except _core.InfeasibleBudget as error:
-        raise _explain(table, names, rows, constraints) from error
+        raise explain(table, names, rows, constraints) from error
     return [
         _to_allocation(table, names, row, solution)
         for row, solution in zip(rows, solutions, strict=True)
@@ -295,9 +296,10 @@ def _to_allocation(
     )
 
 
-def _explain(
+def explain(
     table: RDTable, names: list[str], rows: list[list[int]], constraints: Constraints
 ) -> InfeasibleBudgetError:
+    """Say which budget is out of reach, and what constrains the layers."""
     least = {name: _least(table, name, constraints) for name in names}
     budget = dict(zip(names, map(min, zip(*rows, strict=True)), strict=True))
     beyond = [name for name in names if budget[name] < least[name]]

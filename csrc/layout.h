@@ -1,0 +1,39 @@
+// What of an instance stays the same when only its distortions change: checked costs, classes of tied
+// layers, allowed options in order of cost. Made once for a batch of instances (batch.h), once a call
+// otherwise.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "problem.h"
+
+namespace rdprune {
+
+class Layout {
+public:
+    // Looks at everything but the distortions. Throws std::invalid_argument that names the layer,
+    // the value and the rule. O(n log n) with n options.
+    explicit Layout(const Instance& instance);
+
+    // The problem with these distortions, one an option of the instance; throws if one is not finite.
+    // Without dominated options O(n) for one cost, O(n K) at worst for several, with K in the largest
+    // layer; with them a class may hold several options of equal costs.
+    [[nodiscard]] Problem problem(std::span<const Distortion> distortions,
+                                  bool withDominated = false) const;
+
+private:
+    void append(const Instance& instance, const std::vector<std::size_t>& layers);
+    void appendPreferred(Problem& problem, std::span<const Value> values, std::size_t first,
+                         std::size_t last) const;
+
+    std::size_t dimensions_;
+    std::vector<Index> layerOffsets_;                // as the instance's offsets
+    std::vector<Index> classOf_;                     // layers
+    std::vector<std::vector<std::size_t>> classes_;  // layers of each
+    std::vector<std::size_t> offsets_{0};            // classes + 1, into rows
+    std::vector<Cost> costs_;                        // rows x dimensions, ascending in a class
+    std::vector<Index> options_;                     // rows; index inside the layer
+};
+
+}  // namespace rdprune
