@@ -1,8 +1,8 @@
 // Local search among few options a class, with all their inner products at hand.
 //
-// One move updates the first-order terms of all T options in O(T), a sweep over all pairs of moves
-// is O(T^2): microseconds where the responses would take m times as long. The T options are those
-// closest to being taken, by reduced cost.
+// A move is O(T) (joint_moves.h), a sweep over all pairs of moves O(T^2): microseconds where the
+// responses would take m times as long. The T options are those closest to being taken, by reduced
+// cost.
 //
 // Moves: one class; two classes, typically one that gives cost and one that takes it; three
 // classes, built on the best pairs whether or not these keep the budgets. Then seeded kicks: some

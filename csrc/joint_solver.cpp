@@ -20,14 +20,15 @@ constexpr std::size_t iterations = 150;    // of the relaxation
 constexpr std::size_t fewestSteps = 24;    // of a gradual rounding; one a class is about right
 constexpr std::size_t mostSteps = 160;
 constexpr std::size_t fewestTrials = 3;
-constexpr std::size_t mostTrials = 10;
-constexpr double trialWork = 1e8;  // multiplications spent on trials
+constexpr std::size_t mostTrials = 16;
+constexpr double trialWork = 2e8;  // multiplications spent on trials
 constexpr std::size_t finalists = 2;
-constexpr std::size_t kicks = 12;
+constexpr std::size_t kicks = 24;
 constexpr std::size_t firstBytes = std::size_t{1} << 22;
 constexpr std::size_t exactWork = std::size_t{1} << 26;
-constexpr std::size_t mostListed = 768;  // options in one Gram matrix
-constexpr double startSpread = 1.0;      // of the logarithms of scaled distortions
+constexpr std::size_t mostListed = 1120;  // options in one Gram matrix
+constexpr std::size_t mostPerClass = 16;
+constexpr double startSpread = 1.0;  // of the logarithms of scaled distortions
 
 // Positions of at most `count` options of every class, evenly spaced in order of the first cost,
 // and the given allocation's.
@@ -68,7 +69,8 @@ struct Search {
         const std::size_t fitting = std::min(
             mostListed, static_cast<std::size_t>(
                             std::sqrt(static_cast<double>(limits.bytes / sizeof(double)))));
-        const std::size_t perClass = std::min<std::size_t>(fitting / problem.classes(), 8);
+        const std::size_t perClass =
+            std::min<std::size_t>(fitting / problem.classes(), mostPerClass);
         if (perClass < 2) return descent;
         for (;;) {
             if (watch.expired()) return descent;

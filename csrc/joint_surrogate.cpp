@@ -11,6 +11,7 @@ constexpr double improvement = 1.0 - 0x1p-40;
 constexpr double strongestDamping = 64.0;
 constexpr int mostSteps = 100;
 constexpr std::size_t stepBytes = std::size_t{1} << 16;
+constexpr std::size_t vectorBytes = std::size_t{1} << 22;  // what a beam takes with several budgets
 
 }  // namespace
 
@@ -30,7 +31,8 @@ std::optional<Surrogate::Answer> Surrogate::minimise(std::span<const Distortion>
                                                      Watch& watch, std::size_t bytes) const {
     const Instance instance{problem_.costs, distortions, offsets_,
                             allowed_,       groups_,     problem_.dimensions};
-    const Limits limits{watch.left(), std::min(bytes, limits_.bytes), limits_.poll};
+    const std::size_t enough = problem_.dimensions > 1 ? std::max(bytes, vectorBytes) : bytes;
+    const Limits limits{watch.left(), std::min(enough, limits_.bytes), limits_.poll};
     try {
         Solution solution = std::move(solve(instance, budgets_, limits).front());
         Answer answer{{}, std::move(solution.multipliers), 0.0};

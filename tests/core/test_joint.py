@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import itertools
+import signal
+from collections.abc import Callable
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from rdprune_core import Allocation, InfeasibleBudgetError, RDTable, _core, allocate
 
 
-def value(table: RDTable, choice: NDArray[np.int64], offset: float = 0.0) -> float:
+def value(table: RDTable, choice: NDArray[np.int64], offset: ArrayLike = 0.0) -> float:
     """Mean square of the offset and the chosen responses, summed layer by layer."""
     assert table.responses is not None
-    residual = np.full(table.responses[0].shape[1], offset)
+    residual = np.broadcast_to(np.asarray(offset, float), table.responses[0].shape[1])
     for rows, option in zip(table.responses, choice, strict=True):
         residual = residual + rows[option].astype(np.float64)
     return float(np.mean(residual**2))
 
 
 def brute_force(
-    table: RDTable, budgets: dict[str, int], offset: float = 0.0, tied: tuple[int, ...] = ()
+    table: RDTable,
+    budgets: dict[str, int],
+    offset: ArrayLike = 0.0,
+    tied: tuple[int, ...] = (),
+    allowed: Callable[[tuple[int, ...]], bool] = lambda choice: True,
 ) -> float | None:
     """Least value of all allocations within the budgets; or None."""
     best = None
     for choice in itertools.product(*(range(len(rows)) for rows in table.distortion)):
-        if len({choice[layer] for layer in tied}) > 1:
+        if len({choice[layer] for layer in tied}) > 1 or not allowed(choice):
             continue
         totals = {
             key: sum(int(rows[k]) for rows, k in zip(table.costs[key], choice, strict=True))
@@ -221,6 +227,42 @@ def test_constraints_hold() -> None:
     assert (found.layer_costs["cost0"] <= free.layer_costs["cost0"]).all()
 
 
+def test_constraints_equal_brute_force() -> None:
+    """With floors, caps, bans, a previous allocation and a full offset: the exhaustive optimum."""
+    solved = 0
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        table = correlated_table(rng, 4, 5, 7, costs=2)
+        dense = table.dense["cost0"]
+        budgets = {key: int(values.sum() * 0.6) for key, values in table.dense.items()}
+        previous = Allocation.from_choice(table, rng.integers(0, 3, 4))
+        floor, cap = int(dense[0] * rng.uniform(0, 0.6)), int(dense[1] * rng.uniform(0.2, 1))
+        banned = int(rng.integers(5))
+        offset = rng.standard_normal(7)
+
+        def allowed(choice: tuple[int, ...], table: RDTable = table) -> bool:
+            costs = [table.costs["cost0"][i][k] for i, k in enumerate(choice)]
+            kept = (costs <= previous.layer_costs["cost0"]).all()  # noqa: B023
+            return bool(costs[0] >= floor and costs[1] <= cap and choice[2] != banned and kept)  # noqa: B023
+
+        found = solve(
+            table,
+            budgets,
+            offset=offset,
+            floors={"layer0": floor},
+            caps={"layer1": cap},
+            forbidden={"layer2": [banned]},
+            previous=previous,
+        )
+        expected = brute_force(table, budgets, offset, allowed=allowed)
+        assert (found is None) == (expected is None), seed
+        if found is not None:
+            solved += 1
+            assert found.distortion == pytest.approx(expected, rel=1e-12), seed
+            assert allowed(tuple(found.choice.tolist())), seed
+    assert 50 <= solved <= 149
+
+
 def test_larger_table_is_better_than_the_additive_choice_and_repeatable() -> None:
     """20 x 31: below the additive choice's joint value, above the bound, twice the same."""
     table = correlated_table(np.random.default_rng(4), 20, 31, 64)
@@ -243,6 +285,21 @@ def test_limits_give_a_feasible_answer_with_a_valid_bound(limits: dict[str, floa
     assert found.cost["cost0"] <= budget["cost0"]
     assert found.lower_bound <= whole.distortion
     assert found.distortion >= whole.lower_bound
+
+
+@pytest.mark.parametrize("delay", [0.01, 0.1, 0.3])
+def test_ctrl_c_ends_it(delay: float) -> None:
+    """An interrupt comes out of every part of the search, which would take seconds more."""
+    table = correlated_table(np.random.default_rng(7), 120, 31, 512)
+    arguments = raw(table, int(table.dense["cost0"].sum() // 5))
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, delay)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            _core.search_joint(*arguments, **LIMITS, effort=40)  # type: ignore[call-arg,arg-type]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_saves_and_loads(tmp_path: object) -> None:
