@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +14,8 @@ from rdprune_core._core import MAX_TOTAL_COST
 
 #: One entry a layer: a (layers, options) array or ragged sequences.
 Rows = ArrayLike | Sequence[ArrayLike]
+
+_Float = TypeVar("_Float", np.float32, np.float64)
 
 
 def read_only(array: NDArray[Any]) -> NDArray[Any]:
@@ -194,27 +196,45 @@ def read_responses(
     responses: Sequence[ArrayLike] | None, sizes: list[int], names: tuple[str, ...]
 ) -> tuple[NDArray[np.float32], ...] | None:
     """Take one finite (K_l, m) array a layer as float32, the same m for all."""
-    if responses is None:
+    return _read_blocks("responses", responses, sizes, names, np.float32)
+
+
+def read_errors(
+    errors: Sequence[ArrayLike] | None, sizes: list[int], names: tuple[str, ...]
+) -> tuple[NDArray[np.float64], ...] | None:
+    """Take one finite (K_l, samples) array a layer as float64, the same samples for all."""
+    return _read_blocks("errors", errors, sizes, names, np.float64)
+
+
+def _read_blocks(
+    argument: str,
+    blocks: Sequence[ArrayLike] | None,
+    sizes: list[int],
+    names: tuple[str, ...],
+    dtype: type[_Float],
+) -> tuple[NDArray[_Float], ...] | None:
+    if blocks is None:
         return None
-    if len(responses) != len(sizes):
-        raise ValueError(f"responses has {len(responses)} layers, distortion has {len(sizes)}")
-    result: list[NDArray[np.float32]] = []
-    for name, given, size in zip(names, responses, sizes, strict=True):
+    if len(blocks) != len(sizes):
+        raise ValueError(f"{argument} has {len(blocks)} layers, distortion has {len(sizes)}")
+    result: list[NDArray[_Float]] = []
+    for name, given, size in zip(names, blocks, sizes, strict=True):
         array = np.asarray(given)
         if array.dtype.kind not in "iuf":
-            raise ValueError(f"responses of layer {name!r} must be numbers, got {array.dtype}")
+            raise ValueError(f"{argument} of layer {name!r} must be numbers, got {array.dtype}")
         if array.ndim != 2 or len(array) != size:
             raise ValueError(
-                f"responses of layer {name!r} must have shape ({size}, m), got {array.shape}"
+                f"{argument} of layer {name!r} must have shape ({size}, m), got {array.shape}"
             )
         if result and array.shape[1] != result[0].shape[1]:
             raise ValueError(
-                f"responses of layer {name!r} has {array.shape[1]} numbers an option, "
+                f"{argument} of layer {name!r} has {array.shape[1]} numbers an option, "
                 f"layer {names[0]!r} has {result[0].shape[1]}"
             )
         with np.errstate(over="ignore"):
-            converted = array.astype(np.float32)
+            converted = array.astype(dtype)
         if not np.isfinite(converted).all():
-            raise ValueError(f"responses of layer {name!r} must be finite as float32")
+            kind = np.dtype(dtype).name
+            raise ValueError(f"{argument} of layer {name!r} must be finite as {kind}")
         result.append(read_only(converted))
     return tuple(result)

@@ -22,6 +22,7 @@ from rdprune_core.checks import (
     check_sum,
     read_cost_name,
     read_dense,
+    read_errors,
     read_floats,
     read_integers,
     read_metadata,
@@ -60,6 +61,8 @@ class RDTable:
         One array (K_l,) a layer: change of the network's output if this option alone is applied.
     responses : tuple of float32 arrays or None
         One array (K_l, m) a layer: the change itself, projected to m numbers.
+    errors : tuple of float64 arrays or None
+        One array (K_l, samples) a layer: what the distortion is made of, sample by sample.
     dense : dict of str to int64 array (L,)
         Cost of each uncompressed layer; per cent are taken of its sum.
     metadata : dict
@@ -73,6 +76,7 @@ class RDTable:
         "costs",
         "dense",
         "distortion",
+        "errors",
         "metadata",
         "names",
         "options",
@@ -84,6 +88,7 @@ class RDTable:
     costs: dict[str, tuple[NDArray[np.int64], ...]]
     distortion: tuple[NDArray[np.float64], ...]
     responses: tuple[NDArray[np.float32], ...] | None
+    errors: tuple[NDArray[np.float64], ...] | None
     dense: dict[str, NDArray[np.int64]]
     metadata: dict[str, Any]
 
@@ -99,6 +104,7 @@ class RDTable:
         names: Sequence[str] | None = None,
         options: Sequence[str] | Sequence[Sequence[str]] | None = None,
         responses: Sequence[ArrayLike] | None = None,
+        errors: Sequence[ArrayLike] | None = None,
         dense: Mapping[str, ArrayLike] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> RDTable:
@@ -117,6 +123,8 @@ class RDTable:
             Unique labels within a layer; ``"0"``, ``"1"``, … by default.
         responses : L arrays (K_l, m) of float, optional
             Stored as float32.
+        errors : L arrays (K_l, samples) of float, optional
+            Error of every sample, of which `distortion` is the mean, the maximum or the like.
         dense : dict of cost name to L integers, optional
             Cost of each uncompressed layer; the layer's largest cost by default.
         metadata : dict, optional
@@ -151,6 +159,7 @@ class RDTable:
         }
         table.dense = read_dense(dense, table.costs, table.names)
         table.responses = read_responses(responses, sizes, table.names)
+        table.errors = read_errors(errors, sizes, table.names)
         table.metadata = read_metadata(metadata)
         table._freeze(sizes)
         return table
@@ -200,6 +209,32 @@ class RDTable:
         hint = f"; did you mean {', '.join(map(repr, close))}?" if close else ""
         raise ValueError(f"unknown layer {name!r}{hint}")
 
+    def with_distortion(
+        self, distortion: Rows, *, metadata: Mapping[str, Any] | None = None
+    ) -> RDTable:
+        """Return the same table with other distortions, and other metadata if given.
+
+        Parameters
+        ----------
+        distortion : (L, K) array of float or ragged sequence
+        metadata : dict, optional
+
+        Raises
+        ------
+        ValueError
+            As :meth:`from_arrays`.
+        """
+        return RDTable.from_arrays(
+            self.costs,
+            distortion,
+            names=self.names,
+            options=self.options,
+            responses=self.responses,
+            errors=self.errors,
+            dense=self.dense,
+            metadata=self.metadata if metadata is None else metadata,
+        )
+
     def __repr__(self) -> str:
         costs = ", ".join(f"{key} {int(value.sum()):,}" for key, value in self.dense.items())
         width = "" if self.responses is None else f", responses of {self.responses[0].shape[1]}"
@@ -217,6 +252,7 @@ class RDTable:
             "options": self.options,
             "costs": list(self.costs),
             "responses": self.responses is not None,
+            "errors": self.errors is not None,
             "metadata": self.metadata,
         }
         arrays = {
@@ -229,6 +265,8 @@ class RDTable:
             arrays[f"dense{i}"] = self.dense[key]
         if self.responses is not None:
             arrays["responses"] = np.concatenate(self.responses)
+        if self.errors is not None:
+            arrays["errors"] = np.concatenate(self.errors)
         with atomic_write(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
 
@@ -271,16 +309,19 @@ class RDTable:
                 f"table version {header['version']} is newer than this program's {VERSION}; "
                 "upgrade rdprune-core"
             )
-        if header["responses"] != ("responses" in arrays):
-            raise FileFormatError("the responses are missing")
+        for part in ("responses", "errors"):
+            # Files of version 0.1 know no errors.
+            if header.get(part, False) != (part in arrays):
+                raise FileFormatError(f"the {part} are missing")
         cuts = arrays["offsets"][1:-1]
-        responses = arrays.get("responses")
+        responses, errors = arrays.get("responses"), arrays.get("errors")
         return cls.from_arrays(
             {key: np.split(arrays[f"cost{i}"], cuts) for i, key in enumerate(header["costs"])},
             np.split(arrays["distortion"], cuts),
             names=header["names"],
             options=header["options"],
             responses=None if responses is None else np.split(responses, cuts),
+            errors=None if errors is None else np.split(errors, cuts),
             dense={key: arrays[f"dense{i}"] for i, key in enumerate(header["costs"])},
             metadata=header["metadata"],
         )

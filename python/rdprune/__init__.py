@@ -24,21 +24,27 @@ if TYPE_CHECKING:
     from rdprune.masking import strip_ as strip_
     from rdprune.measuring import measure as measure
     from rdprune.recovery import repair_ as repair_
+    from rdprune.resampling import Bootstrap as Bootstrap
+    from rdprune.resampling import bootstrap as bootstrap
+    from rdprune.resampling import reduce as reduce
     from rdprune.verifying import CountMismatchError as CountMismatchError
     from rdprune.verifying import VerifyReport as VerifyReport
     from rdprune.verifying import verify as verify
 
 _HOMES = {
+    "Bootstrap": "resampling",
     "CompareRow": "comparing",
     "CountMismatchError": "verifying",
     "Prunable": "layers",
     "VerifyReport": "verifying",
     "apply_": "masking",
+    "bootstrap": "resampling",
     "compare": "comparing",
     "load_masks": "masking",
     "masks": "masking",
     "measure": "measuring",
     "prunable": "layers",
+    "reduce": "resampling",
     "repair_": "recovery",
     "save_masks": "masking",
     "strip_": "masking",

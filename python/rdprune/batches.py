@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rdprune.criteria import Criterion
+
 Forward = Callable[[nn.Module, Any], Any]
 """Runs a model on one batch (already on the model's device) and returns its output."""
 
@@ -55,6 +57,52 @@ def labels(batch: Any) -> Tensor | None:
     if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
         return None
     return found if _samples(batch) in (None, len(found)) else None
+
+
+def loss_labels(batch: Any, *, following: bool, checked: bool = True) -> Tensor | None:
+    """Return the labels of a batch for the task's loss, int64 of any shape, or None.
+
+    Parameters
+    ----------
+    batch : object
+        A dict with ``labels`` or ``label``, or a tuple whose second element they are.
+    following : bool
+        Whether the output at each position is about the next one, as in causal language models:
+        the labels move back by one, and the last position has none (-100).
+    checked : bool
+        Refuse labels that are the inputs themselves and are not to be moved.
+
+    Raises
+    ------
+    ValueError
+        If the labels have the wrong shape, or are refused as said.
+    """
+    inputs = None
+    if isinstance(batch, Mapping):
+        found = next((batch[key] for key in _LABELS if key in batch), None)
+        inputs = batch.get("input_ids")
+    else:
+        found = batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
+    if not isinstance(found, Tensor) or found.dtype == torch.bool or found.ndim == 0:
+        return None
+    if found.is_floating_point() or found.is_complex():
+        return None
+    truth = found.detach().to("cpu", torch.int64)
+    if following:
+        if truth.ndim != 2:
+            raise ValueError(
+                "distortion 'loss:next' needs labels of shape (n, tokens), "
+                f"the batch's have {tuple(truth.shape)}"
+            )
+        return torch.nn.functional.pad(truth[:, 1:], (0, 1), value=-100)
+    if checked and isinstance(inputs, Tensor) and inputs.shape == truth.shape and truth.ndim == 2:
+        known = truth != -100
+        if known.any() and torch.equal(truth[known], inputs.detach().cpu().long()[known]):
+            raise ValueError(
+                "the labels are the input_ids themselves: for the loss of the next token say "
+                "distortion='loss:next'"
+            )
+    return truth
 
 
 def to_device(value: Any, device: torch.device) -> Any:
@@ -130,6 +178,14 @@ class Runner:
     forward: Forward | None = None
     seed: int = 0
     on_batch: Callable[[int], None] | None = None
+
+    def labels(self, criterion: Criterion) -> list[Tensor | None] | None:
+        """Return the labels of all batches, if the criterion needs them."""
+        if not criterion.needs_labels:
+            return None
+        following = criterion.argument == "next"
+        checked = self.forward is None
+        return [loss_labels(b, following=following, checked=checked) for b in self.batches]
 
     def outputs(self) -> Iterator[Tensor]:
         """Run the model on all batches; use within `preserved`.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rdprune.baselines import BASELINES
 from rdprune.batches import Forward, Runner, labels, preserved, progress_bar, read
+from rdprune.criteria import SampleErrors, parse
 from rdprune.distortion import Reference
 from rdprune.layers import Prunable, named_layers
 from rdprune.magnitude import magnitude_order, order_mask, saved_weights, write_masked
@@ -68,6 +69,7 @@ def compare(
     heldout: Iterable[Any] | None = None,
     forward: Forward | None = None,
     methods: Sequence[str] = METHODS,
+    distortion: str | SampleErrors | None = None,
     progress: bool = True,
 ) -> list[CompareRow]:
     """Prune by each method to the same number of weights, and run the network.
@@ -92,6 +94,8 @@ def compare(
         ``forward(model, batch)`` replaces the call of the model.
     methods : sequence of str
         Some of ``METHODS``.
+    distortion : str or callable, optional
+        By default that of the table; needed again where that is a callable.
     progress : bool
         Show a progress bar on stderr.
 
@@ -115,7 +119,8 @@ def compare(
     with ExitStack() as stack:
         saved = stack.enter_context(saved_weights(layer.parameter for layer in layers.values()))
         stack.enter_context(preserved(model))
-        run = _Network(model, data, further, forward, table.metadata)
+        kind = table.metadata.get("distortion", "mse") if distortion is None else distortion
+        run = _Network(model, data, further, forward, kind, int(table.metadata.get("seed", 0)))
         orders = [magnitude_order(w, layer=n) for n, w in zip(layers, saved, strict=True)]
         advance = stack.enter_context(progress_bar(len(plans), progress))
         for plan in plans:
@@ -202,13 +207,12 @@ class _Network:
         data: tuple[Any, ...],
         heldout: tuple[Any, ...] | None,
         forward: Forward | None,
-        metadata: Mapping[str, Any],
+        kind: str | SampleErrors,
+        seed: int,
     ) -> None:
         self._model = model
         self._data = data
         self._forward = forward
-        kind = metadata.get("distortion", "mse")
-        seed = int(metadata.get("seed", 0))
         self._calibration = _Evaluation(Runner(model, data, forward, seed), kind)
         self._heldout = None
         if heldout is not None:
@@ -241,10 +245,12 @@ class _Network:
 class _Evaluation:
     """Distortion and top-1 of a model on some batches, against its outputs at the start."""
 
-    def __init__(self, runner: Runner, kind: str) -> None:
+    def __init__(self, runner: Runner, kind: str | SampleErrors) -> None:
         self._runner = runner
         self._labels = [labels(batch) for batch in runner.batches]
-        self._reference = Reference(runner.outputs(), distortion=kind)
+        self._reference = Reference(
+            runner.outputs(), distortion=kind, labels=runner.labels(parse(kind))
+        )
         self._right: int | None = None
 
     def run(self) -> tuple[float, float | None]:

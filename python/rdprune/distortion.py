@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-KINDS = ("mse", "max")
+from rdprune.criteria import SampleErrors, parse
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,51 +21,56 @@ class Measurement:
     Attributes
     ----------
     distortion : float
-        Mean or maximum over the samples of the mean square error of a sample's output.
+        The samples' errors, reduced.
     response : ndarray, optional
         float32, shape (m,): the sketched difference. The mean of its squares estimates the mean
-        square error, and equals it where the sketch is the identity.
+        square error, and equals it where the sketch is the identity. For ``"kl"`` and
+        ``"cosine"`` it is that of the mapped difference, and estimates the distortion to second
+        order (`Criterion.tangent`).
+    errors : ndarray, optional
+        float64, shape (samples,): the error of each sample.
     """
 
     distortion: float
     response: NDArray[np.float32] | None
+    errors: NDArray[np.float64] | None = None
 
 
 class Reference:
     """The dense network's outputs on all batches, to measure others against.
 
-    The error of sample i is the mean over its output elements of (f(x_i; masked) - f(x_i))²,
-    computed in float64; ``"mse"`` is the mean of the errors over the samples, ``"max"`` the
-    largest.
+    With ``"mse"`` the error of sample i is the mean over its output elements of
+    (f(x_i; masked) - f(x_i))²; `criteria.parse` lists the others. All are computed in float64.
 
     Parameters
     ----------
     outputs : iterable of torch.Tensor
         One a batch, float32, shape (n, ...).
-    distortion : str
-        ``"mse"`` or ``"max"``.
+    distortion : str or callable
+        See `criteria.parse`.
     projection : int
         Numbers in a response; 0 for none. No more than there are output elements.
     seed : int
         Of the projection.
+    labels : sequence of torch.Tensor or None, optional
+        One a batch, int64, for ``"loss"``.
 
     Raises
     ------
     ValueError
-        If `distortion` is unknown or an output is not finite.
+        If `distortion` is unknown or does not fit the outputs, or an output is not finite.
     """
 
     def __init__(
         self,
         outputs: Iterable[Tensor],
         *,
-        distortion: str = "mse",
+        distortion: str | SampleErrors = "mse",
         projection: int = 0,
         seed: int = 0,
+        labels: Sequence[Tensor | None] | None = None,
     ) -> None:
-        if distortion not in KINDS:
-            raise ValueError(f"distortion is {distortion!r}, must be one of {', '.join(KINDS)}")
-        self._kind = distortion
+        self._criterion = parse(distortion)
         self._outputs = []
         for index, output in enumerate(outputs):
             if not output.isfinite().all():
@@ -73,6 +78,7 @@ class Reference:
                     f"the dense model's output on batch {index} is not finite: it holds NaN or inf"
                 )
             self._outputs.append(output.clone())
+        self._labels = [None] * len(self._outputs) if labels is None else list(labels)
         self.samples = sum(len(output) for output in self._outputs)
         self.elements = sum(output.numel() for output in self._outputs)
         self._sketch = _Sketch(self._outputs, projection, seed) if projection else None
@@ -106,14 +112,18 @@ class Reference:
                     f"the output on batch {index} has shape {tuple(output.shape)}, "
                     f"the dense model's has {tuple(dense.shape)}"
                 )
-            difference = (output.double() - dense.double()).reshape(len(dense), -1)
-            errors.append(difference.square().mean(dim=1))
+            errors.append(self._criterion.errors(dense, output, self._labels[index]))
             if self._sketch:
-                self._sketch.add(total, index, difference)
-        error = torch.cat(errors)
-        distortion = error.mean() if self._kind == "mse" else error.max()
+                difference = output.double() - dense.double()
+                self._sketch.add(total, index, self._criterion.tangent(dense, difference))
+        error: NDArray[np.float64] = torch.cat(errors).numpy()
         response = self._sketch.scaled(total) if self._sketch else None
-        return Measurement(float(distortion), response)
+        return Measurement(float(self._criterion.reduction(error)), response, error)
+
+    def unchanged(self) -> Measurement:
+        """Return the measurement of the dense network itself: no error, no response."""
+        response = np.zeros(self.projection, dtype=np.float32) if self._sketch else None
+        return Measurement(0.0, response, np.zeros(self.samples))
 
 
 class _Sketch:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from rdprune.batches import Advance, Forward, Runner, preserved, progress_bar, read
-from rdprune.distortion import KINDS, Measurement, Reference
+from rdprune.criteria import SampleErrors, parse
+from rdprune.distortion import Measurement, Reference
 from rdprune.layers import Prunable, count_macs, prunable, signature
 from rdprune.magnitude import (
     kept_count,
@@ -34,7 +35,7 @@ def measure(
     batches: Iterable[Any],
     *,
     levels: int | Sequence[float] = 101,
-    distortion: str = "mse",
+    distortion: str | SampleErrors = "mse",
     recovery: str = "none",
     ignore: str | Iterable[str] = (),
     layers: str | Iterable[str] | None = None,
@@ -43,6 +44,7 @@ def measure(
     seed: int = 0,
     reuse: bool = True,
     reuse_memory: int = MEMORY,
+    keep_errors: bool = False,
     progress: bool = True,
 ) -> RDTable:
     """Measure the cost and the distortion of every sparsity of every layer.
@@ -62,8 +64,11 @@ def measure(
     levels : int or sequence of float
         Number of evenly spaced sparsities from 0 to 1, or the sparsities themselves, in [0, 1].
         0, the dense layer, is always added.
-    distortion : str
-        ``"mse"``: mean over the samples of a sample's mean square error; ``"max"``: the largest.
+    distortion : str or callable
+        Error of a sample, and after a comma how the samples are reduced: ``"mse"``, ``"max"``
+        (the largest of the mean square errors), ``"cvar:0.1"`` (the worst tenth), ``"kl:2"``,
+        ``"cosine"``, ``"loss"``, ``"kl,max"``, or a callable ``errors(dense_output, output)``
+        that returns one a sample; see `rdprune.criteria.parse`.
     recovery : str
         State of the network that is measured: ``"none"``, as it is; ``"batchnorm"``, with
         BatchNorm on each batch's statistics.
@@ -80,6 +85,9 @@ def measure(
         see `rdprune.prefix`. The table is the same.
     reuse_memory : int
         Most bytes that these records take, 1 GiB unless told; batches that do not fit run whole.
+    keep_errors : bool
+        Keep the error of every sample in the table, for `reduce` and `bootstrap`: 8 bytes for
+        each layer, option and sample.
     progress : bool
         Show a progress bar on stderr.
 
@@ -102,7 +110,8 @@ def measure(
         If prefix reuse cannot be exact on this model, so that whole passes are run instead.
     """
     chosen = _levels(levels)
-    _check_options(distortion, recovery, responses, seed)
+    criterion = parse(distortion)
+    _check_options(recovery, responses, seed)
     if index(reuse_memory) < 0:
         raise ValueError(f"reuse_memory is {reuse_memory}, must not be negative")
     found = prunable(model, ignore=ignore, layers=layers)
@@ -112,7 +121,11 @@ def measure(
     with recovered(model, recovery), preserved(model):
         runner = Runner(model, data, forward, seed)
         reference = Reference(
-            runner.outputs(), distortion=distortion, projection=responses, seed=seed
+            runner.outputs(),
+            distortion=distortion,
+            projection=responses,
+            seed=seed,
+            labels=runner.labels(criterion),
         )
         macs = _macs(found, runner)
         with progress_bar(sum(map(len, options.values())), progress) as advance:
@@ -121,7 +134,7 @@ def measure(
             )
     metadata = {
         "model": signature(model),
-        "distortion": distortion,
+        "distortion": criterion.name,
         "recovery": recovery,
         "samples": reference.samples,
         "outputs": reference.elements,
@@ -131,7 +144,7 @@ def measure(
         "shapes": {name: list(layer.parameter.shape) for name, layer in found.items()},
         "mask": "unstructured-magnitude",
     }
-    return _table(found, options, measured, macs, metadata)
+    return _table(found, options, measured, macs, metadata, keep_errors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +192,7 @@ def _measure_layer(
     weight = layer.parameter
     advance(layer.name, 0)
     order = magnitude_order(weight, layer=layer.name)
-    size = reference.projection
-    dense = Measurement(0.0, np.zeros(size, dtype=np.float32) if size else None)
-    done = {weight.numel(): dense}
+    done = {weight.numel(): reference.unchanged()}
     missing = {option.kept for option in options} - done.keys()
     if prefix is not None and len(missing) >= FEWEST:
         middle = sorted(missing)[len(missing) // 2]  # all zeros could hide what else they change
@@ -229,9 +240,7 @@ def _levels(levels: int | Sequence[float]) -> list[float]:
     return sorted(values)
 
 
-def _check_options(distortion: str, recovery: str, responses: int, seed: int) -> None:
-    if distortion not in KINDS:
-        raise ValueError(f"distortion is {distortion!r}, must be one of {', '.join(KINDS)}")
+def _check_options(recovery: str, responses: int, seed: int) -> None:
     if recovery not in RECOVERIES:
         raise ValueError(f"recovery is {recovery!r}, must be one of {', '.join(RECOVERIES)}")
     if index(responses) < 0:
@@ -272,6 +281,7 @@ def _table(
     measured: Mapping[str, Sequence[Measurement]],
     macs: Mapping[str, int],
     metadata: dict[str, Any],
+    keep_errors: bool,
 ) -> RDTable:
     params = [_array([option.kept for option in options[name]]) for name in layers]
     numel = _array([layer.parameter.numel() for layer in layers.values()])
@@ -291,9 +301,15 @@ def _table(
         names=list(layers),
         options=[[option.label for option in options[name]] for name in layers],
         responses=sketches or None,
+        errors=_errors(measured) if keep_errors else None,
         dense={"params": numel, "macs": dense_macs},
         metadata=metadata,
     )
+
+
+def _errors(measured: Mapping[str, Sequence[Measurement]]) -> list[NDArray[np.float64]]:
+    rows = measured.values()
+    return [np.stack([m.errors for m in row if m.errors is not None]) for row in rows]
 
 
 def _array(values: Sequence[int]) -> NDArray[np.int64]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rdprune.batches import Forward, Runner, preserved, read
+from rdprune.criteria import SampleErrors, parse
 from rdprune.distortion import Reference
 from rdprune.layers import Prunable, named_layers
 from rdprune.magnitude import magnitude_mask, saved_weights, write_masked
@@ -84,6 +85,7 @@ def verify(
     forward: Forward | None = None,
     dense: nn.Module | None = None,
     recovery: str | None = None,
+    distortion: str | SampleErrors | None = None,
 ) -> VerifyReport:
     """Count the weights of a pruned network, run it, and compare with the allocation's prediction.
 
@@ -106,6 +108,8 @@ def verify(
     recovery : str, optional
         State in which both networks run, ``"none"`` or ``"batchnorm"``; by default that of the
         table.
+    distortion : str or callable, optional
+        By default that of the table; needed again where that is a callable.
 
     Returns
     -------
@@ -122,6 +126,7 @@ def verify(
     layers = named_layers(model, allocation.names, "allocation")
     expected = expected_kept(layers, allocation)
     state = allocation.metadata.get("recovery", "none") if recovery is None else recovery
+    distortion = allocation.metadata.get("distortion", "mse") if distortion is None else distortion
     data = read(batches)
     kept = _counted(layers, expected, None if dense is None else _dense_layers(dense, allocation))
     masked = any(layer.masked for layer in layers.values())
@@ -132,9 +137,9 @@ def verify(
         source = model if dense is None else dense
         stack.enter_context(recovered(source, state))
         stack.enter_context(preserved(source))
+        runner = Runner(source, data, forward, seed)
         reference = Reference(
-            Runner(source, data, forward, seed).outputs(),
-            distortion=allocation.metadata.get("distortion", "mse"),
+            runner.outputs(), distortion=distortion, labels=runner.labels(parse(distortion))
         )
     with ExitStack() as stack:
         if dense is None and not masked:

@@ -18,7 +18,7 @@ from rdprune_core import Allocation, FileFormatError, RDTable, allocate
 from rdprune_core.files import atomic_write
 
 
-def make_table(responses: bool) -> RDTable:
+def make_table(responses: bool, errors: bool = False) -> RDTable:
     rng = np.random.default_rng(0)
     sizes = [4, 1, 3]
     return RDTable.from_arrays(
@@ -30,6 +30,7 @@ def make_table(responses: bool) -> RDTable:
         names=["stem.weight", "層", "fc.weight"],
         options=[["0", "½", "2:4", "none"], ["dense"], ["a", "b", "c"]],
         responses=[rng.standard_normal((size, 5)) for size in sizes] if responses else None,
+        errors=[rng.standard_normal((size, 6)) for size in sizes] if errors else None,
         dense={"params": [10**13, 5, 7]},
         metadata={"seed": 3, "shapes": {"層": [2, 2]}, "none": None},
     )
@@ -48,13 +49,19 @@ def same_table(a: RDTable, b: RDTable) -> bool:
             x.dtype == y.dtype == np.float32 and x.tobytes() == y.tobytes()
             for x, y in zip(a.responses or (), b.responses or (), strict=True)
         )
+        and (a.errors is None) == (b.errors is None)
+        and all(
+            x.dtype == y.dtype == np.float64 and x.tobytes() == y.tobytes()
+            for x, y in zip(a.errors or (), b.errors or (), strict=True)
+        )
     )
 
 
+@pytest.mark.parametrize("errors", [False, True])
 @pytest.mark.parametrize("responses", [False, True])
-def test_a_table_comes_back_as_it_was(tmp_path: Path, responses: bool) -> None:
+def test_a_table_comes_back_as_it_was(tmp_path: Path, responses: bool, errors: bool) -> None:
     """Every number, name and label of a table survives the file, bit for bit."""
-    table = make_table(responses)
+    table = make_table(responses, errors)
     for path in (tmp_path / "table.npz", str(tmp_path / "other")):
         table.save(path)
         assert same_table(RDTable.load(path), table)
@@ -411,6 +418,21 @@ def test_lost_responses_are_missed(tmp_path: Path) -> None:
     rewrite(path, responses=None)
     with pytest.raises(FileFormatError, match="the responses are missing"):
         RDTable.load(path)
+
+
+def test_lost_errors_are_missed_and_older_files_have_none(tmp_path: Path) -> None:
+    """A table that lost its errors is damaged; one written before there were any is not."""
+    path = tmp_path / "table.npz"
+    make_table(False, errors=True).save(path)
+    rewrite(path, errors=None)
+    with pytest.raises(FileFormatError, match="the errors are missing"):
+        RDTable.load(path)
+    make_table(False).save(path)
+    with np.load(path) as members:
+        old = json.loads(members["header"].tobytes())
+    del old["errors"]
+    rewrite(path, header=np.frombuffer(json.dumps(old).encode(), np.uint8))
+    assert same_table(RDTable.load(path), make_table(False))
 
 
 def write_half(path: Path, error: type[BaseException]) -> None:

@@ -184,6 +184,19 @@ BAD_TABLES: dict[str, tuple[dict[str, Any], str]] = {
         {"responses": [np.zeros((3, 4), bool)] * 2},
         r"responses of layer 'layer0' must be numbers, got bool",
     ),
+    # errors
+    "errors of too few layers": (
+        {"errors": [np.zeros((3, 4))]},
+        r"errors has 1 layers, distortion has 2",
+    ),
+    "errors of unequal width": (
+        {"errors": [np.zeros((3, 4)), np.zeros((3, 5))]},
+        r"errors of layer 'layer1' has 5 numbers an option, layer 'layer0' has 4",
+    ),
+    "nan error": (
+        {"errors": [np.zeros((3, 4)), np.full((3, 4), NAN)]},
+        r"errors of layer 'layer1' must be finite as float64",
+    ),
     # metadata
     "metadata that JSON cannot hold": ({"metadata": {"a": {1, 2}}}, r"metadata must be JSON data"),
     "nan in metadata": ({"metadata": {"a": NAN}}, r"metadata must be JSON data"),
@@ -307,3 +320,31 @@ def test_repr() -> None:
     assert repr(table) == (
         "RDTable(2 layers, 6 options, dense params 3,000, macs 30, responses of 7)"
     )
+
+
+def test_with_distortion_changes_nothing_else() -> None:
+    """Another table with the same costs, names, responses and errors; the first one stays."""
+    rng = np.random.default_rng(0)
+    first = RDTable.from_arrays(
+        {"params": [[9, 4], [7, 1]], "macs": [[5, 2], [3, 3]]},
+        [[0.0, 1.0], [0.0, 2.0]],
+        names=["a", "b"],
+        options=["x", "y"],
+        responses=rng.standard_normal((2, 2, 3)),
+        errors=rng.standard_normal((2, 2, 5)),
+        dense={"params": [10, 8]},
+        metadata={"distortion": "mse"},
+    )
+    other = first.with_distortion([[3.0, 1.0], [4.0, 2.0]], metadata={"distortion": "max"})
+    assert [row.tolist() for row in other.distortion] == [[3.0, 1.0], [4.0, 2.0]]
+    assert other.metadata == {"distortion": "max"}
+    assert first.with_distortion(other.distortion).metadata == {"distortion": "mse"}
+    assert [row.tolist() for row in first.distortion] == [[0.0, 1.0], [0.0, 2.0]]
+    assert (other.names, other.options) == (first.names, first.options)
+    for key in ("params", "macs"):
+        assert other.flat_cost(key).tolist() == first.flat_cost(key).tolist()
+        assert other.dense[key].tolist() == first.dense[key].tolist()
+    for mine, its in ((first.responses, other.responses), (first.errors, other.errors)):
+        assert mine is not None
+        assert its is not None
+        assert all(np.array_equal(a, b) for a, b in zip(mine, its, strict=True))

@@ -8,7 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from rdprune.batches import Runner, labels, output_tensor, preserved, read, to_device
+from rdprune.batches import (
+    Runner,
+    labels,
+    loss_labels,
+    output_tensor,
+    preserved,
+    read,
+    to_device,
+)
 
 X = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
 Y = torch.tensor([0, 1, 2, 1])
@@ -204,3 +212,22 @@ def test_inputs_survive_a_model_that_writes_to_them():
     runner = Runner(model, (x,))
     assert torch.equal(next(runner.outputs()), next(runner.outputs()))
     assert torch.equal(x, X)
+
+
+def test_labels_for_the_loss():
+    """Labels of any shape; moved back by one for the next token; the inputs are refused."""
+    ids = torch.tensor([[3, 1, 2], [2, 0, 1]])
+    truth = torch.tensor([[9, 1, -100], [2, 5, 1]])
+    batch = {"input_ids": ids, "labels": truth}
+    assert torch.equal(loss_labels(batch, following=False), truth)
+    assert loss_labels(batch, following=True).tolist() == [[1, -100, -100], [5, 1, -100]]
+    assert torch.equal(loss_labels((ids, truth.int()), following=False), truth)
+    assert loss_labels({"input_ids": ids}, following=False) is None
+    assert loss_labels((ids, torch.rand(2)), following=False) is None
+    same = {"input_ids": ids, "labels": ids.masked_fill(ids == 0, -100)}
+    with pytest.raises(ValueError, match="say distortion='loss:next'"):
+        loss_labels(same, following=False)
+    assert loss_labels(same, following=False, checked=False) is not None
+    assert loss_labels(same, following=True).tolist() == [[1, 2, -100], [-100, 1, -100]]
+    with pytest.raises(ValueError, match=r"needs labels of shape \(n, tokens\)"):
+        loss_labels((ids, torch.tensor([0, 1])), following=True)

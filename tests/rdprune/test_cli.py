@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 import rdprune_core
 from rdprune.cli import app
+from rdprune.commands.measure import too_few_samples
 from rdprune_core import Allocation, RDTable
 
 MINE = """
@@ -131,6 +132,35 @@ def test_the_whole_way() -> None:
 
 
 @pytest.mark.usefixtures("here")
+def test_measure_says_when_samples_are_too_few() -> None:
+    """The rows say how much the choice costs that other samples make; above the limit it warns."""
+    found = invoke(
+        "measure", *USE, "--levels", "11", "--output", "mine.npz", "--json", "noise.json"
+    )
+    rows = json.loads(Path("noise.json").read_text())["noise"]
+    assert [row["sparsity"] for row in rows] == [0.5, 0.7, 0.9]
+    assert ("too few samples" in found.stderr) == (max(row["excess"] for row in rows) > 0.02)
+    few = [{"sparsity": 0.5, "excess": 0.01}, {"sparsity": 0.7, "excess": 0.031}]
+    assert "at sparsity 0.7 another draw" in too_few_samples(few)
+    assert "3.1% above" in too_few_samples(few)
+    assert too_few_samples(few[:1]) == too_few_samples([]) == ""
+    assert "inf" in too_few_samples([{"sparsity": 0.5, "excess": None}])
+
+
+@pytest.mark.usefixtures("here")
+def test_allocate_reduces_anew() -> None:
+    """`--reduction` solves for another reduction of the errors that were kept."""
+    succeed("measure", *USE, "--levels", "5", "--output", "mine.npz")
+    succeed("measure", *USE, "--levels", "5", "--distortion", "max", "--output", "max.npz")
+    found = succeed("allocate", "mine.npz", "--sparsity", "0.5", "--reduction", "max")
+    assert found == succeed("allocate", "max.npz", "--sparsity", "0.5")
+    succeed("measure", *USE, "--levels", "5", "--no-keep-errors", "--output", "none.npz")
+    result = invoke("allocate", "none.npz", "--sparsity", "0.5", "--reduction", "max")
+    assert result.exit_code == 2
+    assert "measure with keep_errors=True" in result.stderr
+
+
+@pytest.mark.usefixtures("here")
 def test_measure_heeds_its_options() -> None:
     """Ignored layers are absent, listed levels are the options, metadata tells the rest."""
     options = ["--levels", "0,0.5", "--ignore", "3", "--distortion", "max", "--responses", "8"]
@@ -219,7 +249,7 @@ BAD = {
     "levels": (["measure", *USE, "--levels", "a,b", "--output", "t"], "got 'a,b'"),
     "level range": (["measure", *USE, "--levels", "0,1.5", "--output", "t"], "1.5"),
     "bytes": (["measure", *USE, "--reuse-memory", "4T", "--output", "t"], "got '4T'"),
-    "distortion": (["measure", *USE, "--distortion", "kl", "--output", "t"], "kl"),
+    "distortion": (["measure", *USE, "--distortion", "psnr", "--output", "t"], "psnr"),
     "recovery": (["measure", *USE, "--recovery", "magic", "--output", "t"], "magic"),
     "no batchnorm": (
         ["measure", *USE, "--model", "mine:plain", "--recovery", "batchnorm", "--output", "t"],

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from rdprune.criteria import parse
 from rdprune.distortion import Reference
 
 
@@ -94,8 +95,39 @@ def test_shape_must_stay():
 
 def test_unknown_kind():
     """A distortion that does not exist is refused with the choice."""
-    with pytest.raises(ValueError, match="distortion is 'kl', must be one of mse, max"):
-        Reference(_outputs(0), distortion="kl")
+    with pytest.raises(ValueError, match="distortion is 'psnr', must be one of mse, max, cvar"):
+        Reference(_outputs(0), distortion="psnr")
+
+
+@pytest.mark.parametrize("kind", ["mse", "max", "cvar:0.4", "kl:2", "cosine", "kl,max"])
+def test_errors_belong_to_the_distortion(kind):
+    """The kept errors of the samples reduce to the distortion, bit for bit."""
+    measured = Reference(_outputs(0), distortion=kind).measure(_outputs(1))
+    assert measured.errors.dtype == np.float64
+    assert measured.errors.shape == (5,)
+    assert measured.distortion == parse(kind).reduction(measured.errors)
+
+
+@pytest.mark.parametrize("kind", ["mse", "kl", "kl:3", "cosine"])
+@pytest.mark.parametrize("shape", [(3, 4), (3, 5, 4), (3, 4, 2, 2)])
+def test_responses_estimate_the_distortion(kind, shape):
+    """For small changes the mean square of a response is the distortion, to second order."""
+    dense = _outputs(0, (shape,))
+    other = [dense[0] + 1e-3 * torch.randn(shape, generator=torch.Generator().manual_seed(1))]
+    measured = Reference(dense, distortion=kind, projection=1000).measure(other)
+    square = np.mean(measured.response.astype(float) ** 2)
+    assert measured.distortion > 0
+    assert square == pytest.approx(measured.distortion, rel=5e-3)
+
+
+def test_unchanged_is_the_measurement_of_the_dense_outputs():
+    """What `unchanged` says without measuring is what measuring the dense outputs gives."""
+    dense = _outputs(0)
+    reference = Reference(dense, projection=6)
+    said, measured = reference.unchanged(), reference.measure(dense)
+    assert said.distortion == measured.distortion == 0.0
+    assert np.array_equal(said.response, measured.response)
+    assert np.array_equal(said.errors, measured.errors)
 
 
 def test_reference_is_a_copy():

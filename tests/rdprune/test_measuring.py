@@ -12,9 +12,11 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
+from rdprune.criteria import parse
 from rdprune.masking import apply_
 from rdprune.measuring import measure
-from rdprune_core import RDTable
+from rdprune.verifying import verify
+from rdprune_core import RDTable, allocate
 
 LEVELS = (0.0, 0.3, 0.55, 1.0)
 
@@ -103,6 +105,55 @@ def test_responses_belong_to_the_distortions(network, batches):
         np.testing.assert_allclose(
             (responses.astype(float) ** 2).mean(axis=1), distortion, rtol=1e-6
         )
+
+
+@pytest.mark.parametrize("kind", ["mse", "max", "cvar:0.3", "kl:2", "cosine", "loss", "loss,max"])
+def test_every_criterion_equals_the_plain_loop(network, batches, kind):
+    """Distortions and kept errors equal those of a copied, hand-masked model's outputs."""
+    table = measure(
+        network, batches, levels=LEVELS, distortion=kind, keep_errors=True, progress=False
+    )
+    criterion = parse(kind)
+    dense = copy.deepcopy(network).eval()
+    for name, labels, rows, distortion in zip(
+        table.names, table.options, table.errors, table.distortion, strict=True
+    ):
+        for label, found, value in zip(labels, rows, distortion, strict=True):
+            pruned = copy.deepcopy(network).eval()
+            weight = pruned.get_parameter(name)
+            amount = round(float(label) * weight.numel())
+            with torch.no_grad():
+                mask = prune.L1Unstructured(amount).compute_mask(weight, torch.ones_like(weight))
+                weight.mul_(mask)
+                expected = torch.cat(
+                    [criterion.errors(dense(x), pruned(x), truth) for x, truth in batches]
+                ).numpy()
+            np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+            assert value == criterion.reduction(found)
+
+
+def test_a_callable_distortion(network, batches):
+    """A callable's errors fill the table, which says its name; verifying needs it again."""
+
+    def largest(dense, output):
+        return (output - dense).abs().amax(dim=1)
+
+    table = measure(network, batches, levels=3, distortion=largest, progress=False)
+    assert table.metadata["distortion"].startswith("callable:")
+    allocation = allocate(table, sparsity=0.5)
+    with pytest.raises(ValueError, match="give distortion= the callable again"):
+        verify(network, batches, allocation)
+    assert verify(network, batches, allocation, distortion=largest).true > 0
+
+
+def test_errors_are_kept_only_if_asked_for(network, batches, tmp_path):
+    """They come back from the file, and a table without them has none."""
+    assert measure(network, batches, levels=3, progress=False).errors is None
+    table = measure(network, batches, levels=3, keep_errors=True, progress=False)
+    assert [rows.shape for rows in table.errors] == [(3, 10)] * 3
+    table.save(tmp_path / "table.npz")
+    again = RDTable.load(tmp_path / "table.npz")
+    assert all(np.array_equal(a, b) for a, b in zip(again.errors, table.errors, strict=True))
 
 
 def test_no_responses(network, batches):
@@ -289,7 +340,7 @@ BAD = [
     (Idle(), X, {"levels": [0.5, 1.5]}, "levels holds 1.5, must hold sparsities in [0, 1]"),
     (Idle(), X, {"levels": [math.nan]}, "levels holds nan"),
     (Idle(), X, {"levels": [0]}, "levels holds no sparsity above 0"),
-    (Idle(), X, {"distortion": "kl"}, "distortion is 'kl', must be one of mse, max"),
+    (Idle(), X, {"distortion": "psnr"}, "distortion is 'psnr', must be one of mse, max"),
     (Idle(), X, {"recovery": "bias"}, "recovery is 'bias', must be one of none, batchnorm"),
     (Idle(), X, {"recovery": "batchnorm", "ignore": "idle"}, "no BatchNorm statistics"),
     (Idle(), X, {"responses": -1}, "responses is -1, must not be negative"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,12 @@ import typer
 from rdprune import report
 from rdprune.commands.options import DataSpec, Device, Json, ModelSpec, example
 from rdprune.console import check_folders, emit, load_batches, load_model
+from rdprune.resampling import EXCESS_LIMIT, bootstrap
+from rdprune_core import InfeasibleBudgetError, RDTable
+
+#: Where the bootstrap asks whether the samples decide, and how often it draws.
+CHECKED_SPARSITIES = (0.5, 0.7, 0.9)
+RESAMPLES = 30
 
 app = typer.Typer()
 
@@ -28,7 +35,12 @@ def measure(
     levels: Annotated[
         str, typer.Option(help="How many evenly spaced sparsities, or a list: 0,0.5,0.9.")
     ] = "101",
-    distortion: Annotated[str, typer.Option(help="mse or max, over the samples.")] = "mse",
+    distortion: Annotated[
+        str,
+        typer.Option(
+            help="mse, max, cvar:0.1, kl, kl:2, cosine, loss, loss:next; kl,max and the like."
+        ),
+    ] = "mse",
     recovery: Annotated[
         str, typer.Option(help="State measured: none, or batchnorm (batch statistics).")
     ] = "none",
@@ -44,6 +56,12 @@ def measure(
     reuse_memory: Annotated[
         str, typer.Option(metavar="BYTES", help="Most memory for records: 500M, 4G.")
     ] = "1G",
+    keep_errors: Annotated[
+        bool,
+        typer.Option(
+            help="Keep every sample's error in the table, and say if samples are too few."
+        ),
+    ] = True,
     device: Device = "cpu",
     json: Json = None,
 ) -> None:
@@ -65,18 +83,58 @@ def measure(
         seed=seed,
         reuse=reuse,
         reuse_memory=parse_bytes(reuse_memory),
+        keep_errors=keep_errors,
     )
     seconds = time.perf_counter() - start_time
     table.save(output)
+    drawn = noise(table) if keep_errors else []
     payload = {
         "output": str(output),
         "layers": list(table.names),
         "options": sum(len(options) for options in table.options),
         "seconds": seconds,
         "metadata": table.metadata,
+        "noise": drawn,
     }
     footer = f"{payload['options']} options in {seconds:.1f} s; table written to {output}"
     emit(json, payload, lambda out: out.print(report.measured_table(table), footer))
+    warning = too_few_samples(drawn)
+    if warning:
+        typer.echo(warning, err=True)
+
+
+def noise(table: RDTable) -> list[dict[str, float | None]]:
+    """Return what the bootstrap says at each of a few sparsities that the options reach."""
+    rows = []
+    for sparsity in CHECKED_SPARSITIES:
+        try:
+            found = bootstrap(table, sparsity=sparsity, resamples=RESAMPLES)
+        except InfeasibleBudgetError:
+            continue
+        rows.append(
+            {
+                "sparsity": sparsity,
+                "distortion": found.allocation.distortion,
+                "standard_error": found.standard_error,
+                "moved": found.moved,
+                "excess": found.excess if math.isfinite(found.excess) else None,
+            }
+        )
+    return rows
+
+
+def too_few_samples(rows: list[dict[str, float | None]]) -> str:
+    """Return a warning if the samples do not decide the allocation, else nothing."""
+    excesses = [math.inf if row["excess"] is None else row["excess"] for row in rows]
+    worst = max(excesses, default=0.0)
+    if worst <= EXCESS_LIMIT:
+        return ""
+    sparsity = rows[excesses.index(worst)]["sparsity"]
+    return (
+        f"warning: too few samples to decide: at sparsity {sparsity} another draw of as many "
+        f"samples chooses a distortion {worst:.1%} above the least (bootstrap; limit "
+        f"{EXCESS_LIMIT:.0%}); measure on more samples"
+    )
 
 
 def parse_levels(text: str) -> int | list[float]:

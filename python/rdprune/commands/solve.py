@@ -12,6 +12,7 @@ from rdprune import picture as drawing
 from rdprune import report
 from rdprune.commands.options import Json, TablePath, example
 from rdprune.console import amount, check_folders, emit, pairs
+from rdprune.resampling import reduce
 from rdprune_core import Allocation, RDTable
 
 app = typer.Typer()
@@ -35,6 +36,10 @@ def allocate(
     objective: Annotated[
         str, typer.Option(help="additive, or joint: of the responses' sum (needs responses).")
     ] = "additive",
+    reduction: Annotated[
+        str | None,
+        typer.Option(help="Reduce the samples' errors anew: mean, max or cvar:0.1."),
+    ] = None,
     floor: Annotated[
         list[str] | None, typer.Option(metavar="LAYER=COST", help="Least cost of a layer.")
     ] = None,
@@ -60,6 +65,8 @@ def allocate(
     """Choose one option for every layer: the least distortion within the budget, with proof."""
     check_folders(output, json)
     measured = RDTable.load(table)
+    if reduction is not None:
+        measured = reduce(measured, reduction)
     allocation = rdprune_core.allocate(
         measured,
         parse_budget(budget or []),
