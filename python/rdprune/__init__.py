@@ -13,6 +13,7 @@ from rdprune_core import __version__ as __version__
 
 if TYPE_CHECKING:
     from rdprune import baselines as baselines
+    from rdprune.allocators import allocate_by as allocate_by
     from rdprune.comparing import CompareRow as CompareRow
     from rdprune.comparing import compare as compare
     from rdprune.layers import Prunable as Prunable
@@ -33,6 +34,7 @@ _HOMES = {
     "CountMismatchError": "verifying",
     "Prunable": "layers",
     "VerifyReport": "verifying",
+    "allocate_by": "allocators",
     "apply_": "masking",
     "compare": "comparing",
     "load_masks": "masking",
