@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from rdprune.allocators import allocate_by as allocate_by
     from rdprune.comparing import CompareRow as CompareRow
     from rdprune.comparing import compare as compare
+    from rdprune.hooks import lightning_callback as lightning_callback
+    from rdprune.hooks import transformers_callback as transformers_callback
+    from rdprune.keeping import MaskKeeper as MaskKeeper
+    from rdprune.keeping import SparsityLostError as SparsityLostError
+    from rdprune.keeping import verify_sparsity_ as verify_sparsity_
+    from rdprune.keeping import zero_masks as zero_masks
     from rdprune.layers import Prunable as Prunable
     from rdprune.layers import prunable as prunable
     from rdprune.masking import apply_ as apply_
@@ -32,11 +38,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "CompareRow": "comparing",
     "CountMismatchError": "verifying",
+    "MaskKeeper": "keeping",
     "Prunable": "layers",
+    "SparsityLostError": "keeping",
     "VerifyReport": "verifying",
     "allocate_by": "allocators",
     "apply_": "masking",
     "compare": "comparing",
+    "lightning_callback": "hooks",
     "load_masks": "masking",
     "masks": "masking",
     "measure": "measuring",
@@ -44,7 +53,10 @@ _HOMES = {
     "repair_": "recovery",
     "save_masks": "masking",
     "strip_": "masking",
+    "transformers_callback": "hooks",
     "verify": "verifying",
+    "verify_sparsity_": "keeping",
+    "zero_masks": "keeping",
 }
 
 
