@@ -47,7 +47,7 @@ class Allocation:
         of their responses.
     distortion : float
         Value of the objective: the exact sum, correctly rounded, or the mean square in double
-        precision.
+        precision; inf where nothing was measured.
     lower_bound : float
         No allocation within the budget and constraints has a lower value.
     status : str
@@ -104,7 +104,7 @@ class Allocation:
         """(distortion - lower_bound) / |distortion|; 0 when the bound is met, else maybe inf."""
         if self.distortion == self.lower_bound:
             return 0.0
-        if self.distortion == 0.0:
+        if self.distortion == 0.0 or math.isinf(self.distortion):
             return math.inf
         return (self.distortion - self.lower_bound) / abs(self.distortion)
 
@@ -194,7 +194,7 @@ class Allocation:
             "version": VERSION,
             "status": self.status,
             "objective": self.objective,
-            "distortion": self.distortion,
+            "distortion": self.distortion if math.isfinite(self.distortion) else None,
             "lower_bound": self.lower_bound if math.isfinite(self.lower_bound) else None,
             "gap": self.gap if math.isfinite(self.gap) else None,
             "sparsity": self.sparsity,
@@ -296,7 +296,7 @@ def _from_dict(data: dict[str, Any]) -> Allocation:
         dense={key: _integer(value) for key, value in data["dense"].items()},
         budget={key: _integer(value) for key, value in data["budget"].items()},
         objective=_text(data["objective"]),
-        distortion=_number(data["distortion"]),
+        distortion=math.inf if data["distortion"] is None else _number(data["distortion"]),
         lower_bound=-math.inf if data["lower_bound"] is None else _number(data["lower_bound"]),
         status=data["status"],
         multipliers={key: _number(value) for key, value in data["multipliers"].items()},

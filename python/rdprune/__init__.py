@@ -13,8 +13,15 @@ from rdprune_core import __version__ as __version__
 
 if TYPE_CHECKING:
     from rdprune import baselines as baselines
+    from rdprune.allocators import allocate_by as allocate_by
     from rdprune.comparing import CompareRow as CompareRow
     from rdprune.comparing import compare as compare
+    from rdprune.hooks import lightning_callback as lightning_callback
+    from rdprune.hooks import transformers_callback as transformers_callback
+    from rdprune.keeping import MaskKeeper as MaskKeeper
+    from rdprune.keeping import SparsityLostError as SparsityLostError
+    from rdprune.keeping import verify_sparsity_ as verify_sparsity_
+    from rdprune.keeping import zero_masks as zero_masks
     from rdprune.layers import Prunable as Prunable
     from rdprune.layers import prunable as prunable
     from rdprune.masking import apply_ as apply_
@@ -35,11 +42,15 @@ _HOMES = {
     "Bootstrap": "resampling",
     "CompareRow": "comparing",
     "CountMismatchError": "verifying",
+    "MaskKeeper": "keeping",
     "Prunable": "layers",
+    "SparsityLostError": "keeping",
     "VerifyReport": "verifying",
+    "allocate_by": "allocators",
     "apply_": "masking",
     "bootstrap": "resampling",
     "compare": "comparing",
+    "lightning_callback": "hooks",
     "load_masks": "masking",
     "masks": "masking",
     "measure": "measuring",
@@ -48,7 +59,10 @@ _HOMES = {
     "repair_": "recovery",
     "save_masks": "masking",
     "strip_": "masking",
+    "transformers_callback": "hooks",
     "verify": "verifying",
+    "verify_sparsity_": "keeping",
+    "zero_masks": "keeping",
 }
 
 

@@ -6,24 +6,23 @@ keep in all, and returns how many to keep in each layer: exactly that number in 
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
 
 from rdprune.layers import LAYER_TYPES, Prunable, prunable
 from rdprune.magnitude import magnitude_order
+from rdprune.sharing import scaled
 
 Layers = nn.Module | Mapping[str, Prunable]
 
 
 def uniform(layers: Layers, kept_total: int) -> dict[str, int]:
     """Keep the same fraction of every layer."""
-    found, total = _check(layers, kept_total)
-    sizes = _sizes(found)
-    return _named(found, _share(sizes, [0] * len(sizes), sizes, total))
+    found, total = check(layers, kept_total)
+    sizes = sizes_of(found)
+    return named(found, scaled(sizes, [0] * len(sizes), sizes, total))
 
 
 def uniform_plus(layers: Layers, kept_total: int) -> dict[str, int]:
@@ -32,16 +31,16 @@ def uniform_plus(layers: Layers, kept_total: int) -> dict[str, int]:
     Gale, Elsen, Hooker 2019, *The State of Sparsity in Deep Neural Networks*, section 4. Where
     the total does not allow for both, it is shared in proportion to them.
     """
-    found, total = _check(layers, kept_total)
-    sizes = _sizes(found)
+    found, total = check(layers, kept_total)
+    sizes = sizes_of(found)
     floors = [0] * len(sizes)
     floors[-1] = -(-sizes[-1] // 5)
     first = _first_convolution(found)
     if first is not None:
         floors[first] = sizes[first]
     if sum(floors) > total:
-        return _named(found, _share(floors, [0] * len(sizes), floors, total))
-    return _named(found, _share(sizes, floors, sizes, total))
+        return named(found, scaled(floors, [0] * len(sizes), floors, total))
+    return named(found, scaled(sizes, floors, sizes, total))
 
 
 def erk(layers: Layers, kept_total: int) -> dict[str, int]:
@@ -50,10 +49,10 @@ def erk(layers: Layers, kept_total: int) -> dict[str, int]:
     The Erdős-Rényi kernel of Evci et al. 2020, *Rigging the Lottery*, section 3: a density of
     (n_in + n_out + k_1 + ...) / (n_in n_out k_1 ...) times a constant, and at most 1.
     """
-    found, total = _check(layers, kept_total)
-    sizes = _sizes(found)
+    found, total = check(layers, kept_total)
+    sizes = sizes_of(found)
     sums = [sum(layer.parameter.shape) for layer in found.values()]
-    return _named(found, _share(sums, [0] * len(sizes), sizes, total))
+    return named(found, scaled(sums, [0] * len(sizes), sizes, total))
 
 
 def global_magnitude(layers: Layers, kept_total: int) -> dict[str, int]:
@@ -80,21 +79,30 @@ BASELINES: Mapping[str, Callable[[Layers, int], dict[str, int]]] = {
 }
 
 
-def _check(layers: Layers, kept_total: int) -> tuple[dict[str, Prunable], int]:
+def check(layers: Layers, kept_total: int) -> tuple[dict[str, Prunable], int]:
+    """Return the layers by name and the number of weights to keep.
+
+    Raises
+    ------
+    ValueError
+        If there is no layer, or the number is below 0 or above that of the weights.
+    """
     found = prunable(layers) if isinstance(layers, nn.Module) else dict(layers)
     if not found:
         raise ValueError("layers is empty: there is no layer to prune")
-    size = sum(_sizes(found))
+    size = sum(sizes_of(found))
     if not 0 <= kept_total <= size:
         raise ValueError(f"kept_total is {kept_total}, must be between 0 and the {size} weights")
     return found, int(kept_total)
 
 
-def _sizes(layers: Mapping[str, Prunable]) -> list[int]:
+def sizes_of(layers: Mapping[str, Prunable]) -> list[int]:
+    """Return the number of weights of each layer."""
     return [layer.parameter.numel() for layer in layers.values()]
 
 
-def _named(layers: Mapping[str, Prunable], counts: Sequence[int]) -> dict[str, int]:
+def named(layers: Mapping[str, Prunable], counts: Sequence[int]) -> dict[str, int]:
+    """Return counts by the layers' names."""
     return dict(zip(layers, counts, strict=True))
 
 
@@ -106,61 +114,20 @@ def _first_convolution(layers: Mapping[str, Prunable]) -> int | None:
     return None
 
 
-def _share(
-    weights: Sequence[int], floors: Sequence[int], caps: Sequence[int], total: int
-) -> list[int]:
-    """Integers that sum to `total`, near clip(s * weight, floor, cap) for one scale s.
-
-    s is found exactly, between two of the points where a layer reaches its floor or cap; the
-    remainders are rounded by the largest first, of equal ones the first layer's.
-    """
-
-    def shares(scale: Fraction) -> list[Fraction]:
-        return [
-            min(max(scale * weight, Fraction(floor)), Fraction(cap))
-            for weight, floor, cap in zip(weights, floors, caps, strict=True)
-        ]
-
-    zero = Fraction(0)
-    points = sorted(
-        {zero}
-        | {
-            Fraction(bound, weight)
-            for bounds in (floors, caps)
-            for bound, weight in zip(bounds, weights, strict=True)
-            if weight
-        }
-    )
-    reached = bisect_right(points, Fraction(total), key=lambda point: sum(shares(point), zero))
-    start = points[reached - 1]
-    slope = sum(
-        weight
-        for weight, floor, cap in zip(weights, floors, caps, strict=True)
-        if floor <= start * weight < cap
-    )
-    missing = total - sum(shares(start), zero)
-    exact = shares(start + missing / slope if missing else start)
-    counts = [int(share) for share in exact]
-    by_remainder = sorted(range(len(exact)), key=lambda i: (counts[i] - exact[i], i))
-    for position in by_remainder[: total - sum(counts)]:
-        counts[position] += 1
-    return counts
-
-
 def _by_score(layers: Layers, kept_total: int, score: Callable[[Tensor], Tensor]) -> dict[str, int]:
     """Count, by layer, the `kept_total` highest scores; of equal ones the first layer's stay.
 
     `score` gets a layer's magnitudes, float64 and falling, and returns falling scores.
     """
-    found, total = _check(layers, kept_total)
+    found, total = check(layers, kept_total)
     scores = []
     for name, layer in found.items():
         weight = layer.parameter.detach()
         order = magnitude_order(weight, layer=name)
         scores.append(score(weight.reshape(-1)[order].abs().cpu().double()))
-    owners = torch.repeat_interleave(torch.tensor(_sizes(found)))
+    owners = torch.repeat_interleave(torch.tensor(sizes_of(found)))
     top = torch.argsort(torch.cat(scores), descending=True, stable=True)[:total]
-    return _named(found, torch.bincount(owners[top], minlength=len(found)).tolist())
+    return named(found, torch.bincount(owners[top], minlength=len(found)).tolist())
 
 
 def _lamp_scores(magnitudes: Tensor) -> Tensor:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 from torch import Tensor, nn
 
+from rdprune.allocators import ALLOCATORS, Problem, counts
 from rdprune.baselines import BASELINES
 from rdprune.batches import Forward, Runner, labels, preserved, progress_bar, read
 from rdprune.criteria import SampleErrors, parse
@@ -20,6 +21,7 @@ from rdprune.recovery import batchnorms, repair_
 from rdprune_core import RDTable, allocate
 
 METHODS = ("dense", "rdprune", *BASELINES)
+ALL_METHODS = ("dense", "rdprune", *ALLOCATORS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ def compare(
     forward : callable, optional
         ``forward(model, batch)`` replaces the call of the model.
     methods : sequence of str
-        Some of ``METHODS``.
+        Some of ``ALL_METHODS``; by default all but the slower ``"owl"`` and ``"spdy"``.
     distortion : str or callable, optional
         By default that of the table; needed again where that is a callable.
     progress : bool
@@ -112,8 +114,14 @@ def compare(
         If a sparsity cannot be reached with the options of the table.
     """
     layers = _layers_of(model, table)
-    plans = _plans(layers, table, sparsities, methods)
     data = read(batches)
+    plans = _plans(
+        Problem(
+            model, layers, 0, data, forward,
+            table.metadata.get("recovery", "none"), int(table.metadata.get("seed", 0)),
+        ),
+        table, sparsities, methods,
+    )  # fmt: skip
     further = None if heldout is None else read(heldout)
     rows = []
     with ExitStack() as stack:
@@ -166,14 +174,16 @@ def _layers_of(model: nn.Module, table: RDTable) -> dict[str, Prunable]:
 
 
 def _plans(
-    layers: Mapping[str, Prunable],
+    problem: Problem,
     table: RDTable,
     sparsities: Sequence[float],
     methods: Sequence[str],
 ) -> list[_Plan]:
     for method in methods:
-        if method not in METHODS:
-            raise ValueError(f"methods holds {method!r}, must hold some of {', '.join(METHODS)}")
+        if method not in ALL_METHODS:
+            known = ", ".join(ALL_METHODS)
+            raise ValueError(f"methods holds {method!r}, must hold some of {known}")
+    layers = problem.layers
     plans = []
     if "dense" in methods:
         plans.append(_Plan("dense", 0.0, {n: p.parameter.numel() for n, p in layers.items()}))
@@ -184,8 +194,9 @@ def _plans(
         for method in methods:
             if method == "rdprune":
                 plans.append(_Plan(method, sparsity, kept, allocation.distortion))
-            elif method in BASELINES:
-                plans.append(_Plan(method, sparsity, BASELINES[method](layers, total)))
+            elif method in ALLOCATORS:
+                same = replace(problem, kept_total=total)
+                plans.append(_Plan(method, sparsity, counts(method, same)))
     return plans
 
 

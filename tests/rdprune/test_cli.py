@@ -218,6 +218,18 @@ def test_compare_gives_every_method_the_same_count() -> None:
 
 
 @pytest.mark.usefixtures("here")
+def test_compare_takes_methods() -> None:
+    """With --method the methods named stand in the table and no other; a wrong one is named."""
+    use = ["compare", *USE, "table.npz", "--sparsity", "0.5", "--method", "rdprune"]
+    rows = succeed(*use, "--method", "owl", "--method", "spdy")
+    assert [row["method"] for row in rows] == ["rdprune", "owl", "spdy"]
+    assert len({row["kept"] for row in rows}) == 1
+    result = CliRunner().invoke(app, [*use, "--method", "best"])
+    assert result.exit_code == 2
+    assert "methods holds 'best'" in result.stderr
+
+
+@pytest.mark.usefixtures("here")
 def test_repair_changes_only_the_statistics() -> None:
     """Re-estimating BatchNorm changes its buffers in the file and no weight."""
     from safetensors.torch import load_file

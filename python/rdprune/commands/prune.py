@@ -132,6 +132,13 @@ def compare(
     data: DataSpec,
     table: TablePath,
     sparsity: Sparsities = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="dense, rdprune, uniform, uniform_plus, erk, global_magnitude, lamp, owl or spdy "
+            "(slow); repeatable. All but the last two by default."
+        ),
+    ] = None,
     heldout: Annotated[
         str | None,
         typer.Option(
@@ -141,8 +148,9 @@ def compare(
     device: Device = "cpu",
     json: Json = None,
 ) -> None:
-    """Compare with uniform, ERK, global magnitude and LAMP at the same number of weights."""
+    """Compare with uniform, ERK, global magnitude, LAMP, … at the same number of weights."""
     import rdprune
+    from rdprune.comparing import METHODS
 
     check_folders(json)
     measured = RDTable.load(table)
@@ -151,6 +159,7 @@ def compare(
         load_batches(data),
         measured,
         sparsities=tuple(sparsity or (0.5, 0.7, 0.8, 0.9)),
+        methods=tuple(method or METHODS),
         heldout=None if heldout is None else load_batches(heldout, "--heldout"),
     )
     payload = [report.finite(asdict(row)) for row in rows]
