@@ -88,6 +88,11 @@ class Reference:
         """Numbers in a response, 0 if none is computed."""
         return self._sketch.size if self._sketch else 0
 
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        """The dense outputs."""
+        return tuple(self._outputs)
+
     def equals(self, outputs: Iterable[Tensor]) -> bool:
         """Whether outputs on the same batches are the reference, bit for bit."""
         return all(
