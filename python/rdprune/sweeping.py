@@ -86,26 +86,34 @@ class Sweep:
     ) -> Iterator[tuple[int, Measurement]]:
         """Measure a layer with so many weights kept, each from a pass of its own."""
         order = magnitude_order(dense, layer=layer.name)
+
+        def run(runner: Runner, kept: int) -> Measurement:
+            write_masked(layer.parameter, dense, order_mask(order, kept, dense.shape))
+            return self.reference.measure(runner.outputs())
+
         runner = self.runner if self.prefix is None else self.prefix.plain
-        if self.prefix is not None and len(counts) >= FEWEST:
-            middle = sorted(counts)[len(counts) // 2]  # all zeros could hide what else they change
-            mask = order_mask(order, middle, dense.shape)
-            runner = self.prefix.prepare(layer, dense.masked_fill(~mask, 0))
         if self.shelf is not None:
             # Another process that works on the same should not be measuring the same option.
             Random().shuffle(counts)
+        if self.prefix is not None and len(counts) >= FEWEST and self.prefix.prepare(layer):
+            # Not the strongest: all zeros could hide what else a weight changes.
+            probe = sorted(counts)[len(counts) // 2]
+            counts.remove(probe)
+            measurement = run(runner, probe)
+            if self.prefix.agrees(layer, measurement):
+                runner = self.prefix.reusing
+            yield probe, measurement
         for kept in counts:
-            found = self._look_up(layer, kept)
-            if found is None:
-                write_masked(layer.parameter, dense, order_mask(order, kept, dense.shape))
+            measured = self._look_up(layer, kept)
+            if measured is None:
                 try:
-                    found = self.reference.measure(runner.outputs())
+                    measured = run(runner, kept)
                 except DivergedError:
                     assert self.prefix is not None
                     self.prefix.forget(layer)
                     runner = self.prefix.plain
-                    found = self.reference.measure(runner.outputs())
-            yield kept, found
+                    measured = run(runner, kept)
+            yield kept, measured
 
     def _look_up(self, layer: Prunable, kept: int) -> Measurement | None:
         return None if self.shelf is None else self.shelf.get(layer.name, _key(kept))

@@ -54,10 +54,10 @@ def _shares(model, batches, **options):
         left, most, ran = {}, 0, {}
         with prefix.installed():
             for name in prefix.order:
-                fast = prefix.prepare(layers[name], torch.zeros_like(layers[name].parameter))
+                left[name] = prefix.prepare(layers[name])
                 most = max(most, prefix.nbytes)
-                left[name] = fast is not prefix.plain
-                ran[name] = _operations(fast)
+                assert not left[name] or prefix.agrees(layers[name], reference.unchanged())
+                ran[name] = _operations(prefix.reusing if left[name] else prefix.plain)
     return left, most, ran
 
 
