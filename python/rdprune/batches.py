@@ -15,9 +15,6 @@ from rdprune.criteria import Criterion
 Forward = Callable[[nn.Module, Any], Any]
 """Runs a model on one batch (already on the model's device) and returns its output."""
 
-Advance = Callable[[str, int], None]
-"""Told what is being worked on and how many steps were done since the last call."""
-
 _LABELS = ("labels", "label")
 
 
@@ -236,32 +233,6 @@ def preserved(*models: nn.Module) -> Iterator[None]:
         finally:
             for state in states:
                 state.restore()
-
-
-@contextmanager
-def progress_bar(total: int, shown: bool) -> Iterator[Advance]:
-    """Show how many of `total` steps are done, on stderr, if it is to be shown."""
-    if not shown:
-        yield lambda _name, _done: None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("measuring", total=total)
-        yield lambda name, done: bar.update(task, description=name, advance=done)
 
 
 class _ModuleState:

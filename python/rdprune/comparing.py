@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -11,12 +12,13 @@ from torch import Tensor, nn
 
 from rdprune.allocators import ALLOCATORS, Problem, counts
 from rdprune.baselines import BASELINES
-from rdprune.batches import Forward, Runner, labels, preserved, progress_bar, read
+from rdprune.batches import Forward, Runner, labels, preserved, read
 from rdprune.criteria import SampleErrors, parse
 from rdprune.distortion import Reference
 from rdprune.layers import Prunable, named_layers
 from rdprune.magnitude import magnitude_order, order_mask, saved_weights, write_masked
 from rdprune.masking import expected_kept
+from rdprune.progress import progress_bar
 from rdprune.recovery import batchnorms, repair_
 from rdprune_core import RDTable, allocate
 
@@ -130,9 +132,9 @@ def compare(
         kind = table.metadata.get("distortion", "mse") if distortion is None else distortion
         run = _Network(model, data, further, forward, kind, int(table.metadata.get("seed", 0)))
         orders = [magnitude_order(w, layer=n) for n, w in zip(layers, saved, strict=True)]
-        advance = stack.enter_context(progress_bar(len(plans), progress))
+        meter = stack.enter_context(progress_bar(Counter(plan.method for plan in plans), progress))
         for plan in plans:
-            advance(plan.method, 0)
+            meter.advance(plan.method, 0)
             for layer, weight, order in zip(layers.values(), saved, orders, strict=True):
                 mask = order_mask(order, plan.kept[layer.name], weight.shape)
                 write_masked(layer.parameter, weight, mask)
@@ -145,7 +147,7 @@ def compare(
                     predicted=plan.predicted,
                 )
             )
-            advance(plan.method, 1)
+            meter.advance(plan.method)
     return rows
 
 

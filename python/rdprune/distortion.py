@@ -35,6 +35,14 @@ class Measurement:
     response: NDArray[np.float32] | None
     errors: NDArray[np.float64] | None = None
 
+    def same_bits(self, other: Measurement) -> bool:
+        """Whether all numbers are the same, bit for bit."""
+        pairs = ((self.response, other.response), (self.errors, other.errors))
+        return self.distortion.hex() == other.distortion.hex() and all(
+            a is b or (a is not None and b is not None and a.tobytes() == b.tobytes())
+            for a, b in pairs
+        )
+
 
 class Reference:
     """The dense network's outputs on all batches, to measure others against.
@@ -87,6 +95,11 @@ class Reference:
     def projection(self) -> int:
         """Numbers in a response, 0 if none is computed."""
         return self._sketch.size if self._sketch else 0
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        """The dense outputs."""
+        return tuple(self._outputs)
 
     def equals(self, outputs: Iterable[Tensor]) -> bool:
         """Whether outputs on the same batches are the reference, bit for bit."""

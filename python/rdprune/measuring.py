@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
 from numbers import Integral
 from operator import index
+from os import PathLike
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from rdprune.batches import Advance, Forward, Runner, preserved, progress_bar, read
+from rdprune.batches import Forward, Runner, preserved, read
 from rdprune.criteria import SampleErrors, parse
 from rdprune.distortion import Measurement, Reference
 from rdprune.layers import Prunable, count_macs, prunable, signature
-from rdprune.magnitude import (
-    kept_count,
-    level_label,
-    magnitude_order,
-    order_mask,
-    saved_weights,
-    write_masked,
-)
-from rdprune.prefix import FEWEST, MEMORY, DivergedError, Prefix
+from rdprune.magnitude import kept_count, level_label
+from rdprune.prefix import MEMORY, Prefix
+from rdprune.progress import progress_bar
 from rdprune.recovery import RECOVERIES, recovered
+from rdprune.store import Store
+from rdprune.sweeping import MASK, Option, Sweep, costs, open_shelf
 from rdprune_core import RDTable, __version__
 
 
@@ -45,6 +41,7 @@ def measure(
     reuse: bool = True,
     reuse_memory: int = MEMORY,
     keep_errors: bool = False,
+    store: str | PathLike[str] | None = None,
     progress: bool = True,
 ) -> RDTable:
     """Measure the cost and the distortion of every sparsity of every layer.
@@ -88,8 +85,11 @@ def measure(
     keep_errors : bool
         Keep the error of every sample in the table, for `reduce` and `bootstrap`: 8 bytes for
         each layer, option and sample.
+    store : path, optional
+        Run folder, whose file ``measurements.sqlite`` keeps every measurement: what it holds of
+        this model, data and settings is not measured again. Several processes may share it.
     progress : bool
-        Show a progress bar on stderr.
+        Show the progress on stderr: layer, options done, time left.
 
     Returns
     -------
@@ -102,7 +102,9 @@ def measure(
     ------
     ValueError
         If an argument is out of range, there is nothing to measure, a layer is masked already or
-        never runs, or an output is not finite.
+        never runs, or an output is not finite. A `FileFormatError` if the store is damaged.
+    StoreError
+        If the store cannot be written; what was measured is kept.
 
     Warns
     -----
@@ -118,7 +120,7 @@ def measure(
     _check_layers(found)
     data = read(batches)
     options = {name: _options(layer, chosen) for name, layer in found.items()}
-    with recovered(model, recovery), preserved(model):
+    with recovered(model, recovery), preserved(model), ExitStack() as stack:
         runner = Runner(model, data, forward, seed)
         reference = Reference(
             runner.outputs(),
@@ -127,11 +129,23 @@ def measure(
             seed=seed,
             labels=runner.labels(criterion),
         )
-        macs = _macs(found, runner)
-        with progress_bar(sum(map(len, options.values())), progress) as advance:
-            measured = _measure_all(
-                found, options, runner, reference, advance, reuse_memory if reuse else None
+        shelf = None
+        if store is not None:
+            opened = stack.enter_context(Store(store))
+            shelf = open_shelf(
+                opened, runner, reference, distortion=criterion.name, recovery=recovery
             )
+        macs = _macs(found, runner)
+        prefix = Prefix(runner, reference, found, memory=reuse_memory) if reuse else None
+        counts, weights = costs(options, prefix)
+        meter = stack.enter_context(progress_bar(counts, progress, weights))
+        sweep = Sweep(runner, reference, meter, prefix, shelf)
+        if prefix is not None:
+            stack.enter_context(prefix.installed())
+        measured = {
+            name: sweep.measure_layer(found[name], options[name])
+            for name in (prefix.order if prefix else found)
+        }
     metadata = {
         "model": signature(model),
         "distortion": criterion.name,
@@ -142,83 +156,9 @@ def measure(
         "projection": reference.projection,
         "rdprune": __version__,
         "shapes": {name: list(layer.parameter.shape) for name, layer in found.items()},
-        "mask": "unstructured-magnitude",
+        "mask": MASK,
     }
     return _table(found, options, measured, macs, metadata, keep_errors)
-
-
-@dataclass(frozen=True, slots=True)
-class _Option:
-    label: str
-    kept: int
-
-
-def _measure_all(
-    layers: Mapping[str, Prunable],
-    options: Mapping[str, Sequence[_Option]],
-    runner: Runner,
-    reference: Reference,
-    advance: Advance,
-    memory: int | None,
-) -> dict[str, list[Measurement]]:
-    """Measure every layer, with prefix reuse in `memory` bytes or, without it, plainly."""
-    if memory is None:
-        return {
-            name: _measure_layer(layer, options[name], runner, reference, advance)
-            for name, layer in layers.items()
-        }
-    prefix = Prefix(runner, reference, layers, memory=memory)
-    measured = {}
-    with prefix.installed():
-        for name in prefix.order:
-            measured[name] = _measure_layer(
-                layers[name], options[name], prefix.plain, reference, advance, prefix
-            )
-    return measured
-
-
-def _measure_layer(
-    layer: Prunable,
-    options: Sequence[_Option],
-    runner: Runner,
-    reference: Reference,
-    advance: Advance,
-    prefix: Prefix | None = None,
-) -> list[Measurement]:
-    """Measure every option of a layer, once for each count of weights.
-
-    Without `prefix` this is the plain loop, which everything faster is checked against.
-    """
-    weight = layer.parameter
-    advance(layer.name, 0)
-    order = magnitude_order(weight, layer=layer.name)
-    done = {weight.numel(): reference.unchanged()}
-    missing = {option.kept for option in options} - done.keys()
-    if prefix is not None and len(missing) >= FEWEST:
-        middle = sorted(missing)[len(missing) // 2]  # all zeros could hide what else they change
-        mask = order_mask(order, middle, weight.shape)
-        runner = prefix.prepare(layer, weight.detach().masked_fill(~mask, 0))
-    measurements = []
-    with saved_weights([weight]) as (saved,):
-        for option in options:
-            if option.kept not in done:
-                write_masked(weight, saved, order_mask(order, option.kept, weight.shape))
-                try:
-                    done[option.kept] = reference.measure(runner.outputs())
-                except DivergedError:
-                    assert prefix is not None
-                    prefix.forget(layer)
-                    runner = prefix.plain
-                    done[option.kept] = reference.measure(runner.outputs())
-            measurement = done[option.kept]
-            if not math.isfinite(measurement.distortion):
-                raise ValueError(
-                    f"layer {layer.name!r}, option {option.label!r}: the distortion is "
-                    f"{measurement.distortion}, must be finite; leave out this level or the layer"
-                )
-            measurements.append(measurement)
-            advance(layer.name, 1)
-    return measurements
 
 
 def _levels(levels: int | Sequence[float]) -> list[float]:
@@ -257,9 +197,9 @@ def _check_layers(layers: Mapping[str, Prunable]) -> None:
             raise ValueError(f"layer {name!r} carries a mask: applied already; strip_ first")
 
 
-def _options(layer: Prunable, levels: Iterable[float]) -> list[_Option]:
+def _options(layer: Prunable, levels: Iterable[float]) -> list[Option]:
     numel = layer.parameter.numel()
-    return [_Option(level_label(level), kept_count(numel, level)) for level in levels]
+    return [Option(level_label(level), kept_count(numel, level)) for level in levels]
 
 
 def _macs(layers: Mapping[str, Prunable], runner: Runner) -> dict[str, int]:
@@ -277,7 +217,7 @@ def _macs(layers: Mapping[str, Prunable], runner: Runner) -> dict[str, int]:
 
 def _table(
     layers: Mapping[str, Prunable],
-    options: Mapping[str, Sequence[_Option]],
+    options: Mapping[str, Sequence[Option]],
     measured: Mapping[str, Sequence[Measurement]],
     macs: Mapping[str, int],
     metadata: dict[str, Any],
@@ -301,14 +241,13 @@ def _table(
         names=list(layers),
         options=[[option.label for option in options[name]] for name in layers],
         responses=sketches or None,
-        errors=_errors(measured) if keep_errors else None,
+        errors=_errors([measured[name] for name in layers]) if keep_errors else None,
         dense={"params": numel, "macs": dense_macs},
         metadata=metadata,
     )
 
 
-def _errors(measured: Mapping[str, Sequence[Measurement]]) -> list[NDArray[np.float64]]:
-    rows = measured.values()
+def _errors(rows: Iterable[Sequence[Measurement]]) -> list[NDArray[np.float64]]:
     return [np.stack([m.errors for m in row if m.errors is not None]) for row in rows]
 
 

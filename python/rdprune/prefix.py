@@ -22,10 +22,8 @@ from torch.nn.modules import module as torch_module
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from rdprune.batches import Runner, preserved
-from rdprune.distortion import Reference
+from rdprune.distortion import Measurement, Reference
 from rdprune.layers import Prunable
-from rdprune.magnitude import saved_weights
-from rdprune.states import equal_bits
 from rdprune.tracing import NEVER, BatchTrace, Call, patched, trace
 
 MEMORY = 1 << 30
@@ -59,6 +57,8 @@ class Prefix:
         Which part of a pass is left to run for each layer, 0 to 1, by the traced pass's clock.
     plain : Runner
         Runs the whole model.
+    reusing : Runner
+        Gives the same outputs from the records of the layer that was prepared last.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Prefix:
         self.plain = replace(runner, on_batch=self._idle)
         self._reference = reference
         self._memory = memory
-        self._replaying = replace(runner, on_batch=self._replay)
+        self.reusing = replace(runner, on_batch=self._replay)
         self._recording = replace(runner, on_batch=self._record)
         self._held: dict[int, dict[Call, _Record]] = {}
         self._firsts: dict[int, int] = {}
@@ -109,21 +109,14 @@ class Prefix:
         with patched(modules, self._wrap):
             yield
 
-    def prepare(self, layer: Prunable, probe: Tensor) -> Runner:
-        """Record what runs before a layer, and check it.
-
-        Parameters
-        ----------
-        layer : Prunable
-            The layer that will be measured; its weight is dense now.
-        probe : torch.Tensor
-            Other values of its weight, such as will be measured.
+    def prepare(self, layer: Prunable) -> bool:
+        """Record what runs before a layer, whose weight is dense now.
 
         Returns
         -------
-        Runner
-            Gives the same outputs as `plain`, bit for bit, for all values of this weight. It is
-            `plain` where nothing can be reused or where a check fails, which warns.
+        bool
+            Whether `reusing` can be used for this layer, once it `agrees`. False where nothing
+            can be reused, or where the dense network does not give the reference, which warns.
         """
         plans = [_plan(batch, layer.name) for batch in self._batches]
         room = self._memory
@@ -133,20 +126,39 @@ class Prefix:
                 self._plans[index] = plan
                 room -= plan.nbytes
         if not self._plans:
-            return self.plain
+            return False
         for index in self._held.keys() - self._plans.keys():
             del self._held[index]
         try:
             with preserved(self.plain.model):
-                for _ in self._recording.outputs():
-                    pass
-                self._settle()
-                if self._checked(layer, probe):
-                    return self._replaying
+                # This also checks the records of the layer before, which are used here.
+                if self._reference.equals(self._finished(self._recording.outputs())):
+                    self._settle()
+                    return True
         except DivergedError:
             pass
         self.forget(layer)
-        return self.plain
+        return False
+
+    def agrees(self, layer: Prunable, expected: Measurement) -> bool:
+        """Whether a pass with records measures what one of the whole model did, bit for bit.
+
+        Parameters
+        ----------
+        layer : Prunable
+            The layer that was prepared, its weight masked as for `expected`.
+        expected : Measurement
+            What `plain` gave. Where it is not met, all records are dropped, and this warns.
+        """
+        try:
+            with preserved(self.plain.model):
+                found = self._reference.measure(self._finished(self.reusing.outputs()))
+        except DivergedError:
+            found = None
+        if found is not None and found.same_bits(expected):
+            return True
+        self.forget(layer)
+        return False
 
     def forget(self, layer: Prunable) -> None:
         """Drop all records, because a check of this layer's failed, and say so."""
@@ -162,14 +174,6 @@ class Prefix:
     def nbytes(self) -> int:
         """Bytes that the records take now."""
         return sum(record.nbytes for held in self._held.values() for record in held.values())
-
-    def _checked(self, layer: Prunable, probe: Tensor) -> bool:
-        """Whether the dense weight gives the reference, and the probe what the whole model does."""
-        if not self._reference.equals(self._finished(self._replaying.outputs())):
-            return False
-        with saved_weights([layer.parameter]):
-            layer.parameter.data.copy_(probe)
-            return equal_bits(next(self.plain.outputs()), next(self._replaying.outputs()))
 
     def _finished(self, outputs: Iterator[Tensor]) -> Iterator[Tensor]:
         """Yield outputs; each pass must have called everything that was recorded."""

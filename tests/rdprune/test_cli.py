@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -398,6 +399,44 @@ def test_interrupting_ends_with_code_130() -> None:
 
 
 @pytest.mark.usefixtures("here")
+def test_an_interrupted_run_goes_on() -> None:
+    """Ctrl-C with a store says how to go on; the same command then only measures the rest."""
+    Path("slow.py").write_text(
+        "import mine, time\nbatches = mine.batches\n"
+        "def model():\n    model = mine.model()\n"
+        "    model.register_forward_hook(lambda *_: time.sleep(0.05))\n    return model\n"
+    )
+    command = ["measure", "--model", "slow:model", *USE[2:], "--output", "t.npz", "--store", "run"]
+    process = start(*command)
+    while rows("run") < 5 and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert "what was measured is kept in run: run the same command again to go on" in err
+    kept = rows("run")
+    assert not Path("t.npz").exists()
+    succeed("measure", *USE, "--output", "plain.npz")
+    Path("slow.py").write_text("import mine\nbatches = mine.batches\nmodel = mine.model\n")
+    succeed(*command)
+    assert kept < rows("run")
+    one, other = RDTable.load("t.npz"), RDTable.load("plain.npz")
+    assert all((a == b).all() for a, b in zip(one.distortion, other.distortion, strict=True))
+
+
+def rows(folder: str) -> int:
+    """Count the measurements in a run folder."""
+    if not Path(folder, "measurements.sqlite").exists():
+        return 0
+    database = sqlite3.connect(Path(folder, "measurements.sqlite"))
+    try:
+        return int(database.execute("SELECT count(*) FROM measurement").fetchone()[0])
+    except sqlite3.OperationalError:  # the tables are being made
+        return 0
+    finally:
+        database.close()
+
+
 def test_without_typer_the_extra_is_named() -> None:
     """Where typer is missing, one line says what to install."""
     process = start("demo", code="sys.modules['typer'] = None")

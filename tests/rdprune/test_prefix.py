@@ -39,6 +39,8 @@ def _both(model, batches, **options):
         assert pair[0].tobytes() == pair[1].tobytes()
     for pair in zip(plain.responses, reused.responses, strict=True):
         assert pair[0].tobytes() == pair[1].tobytes()
+    for pair in zip(plain.errors or [], reused.errors or [], strict=True):
+        assert pair[0].tobytes() == pair[1].tobytes()
     assert any(row[-1] > 0 for row in plain.distortion)
 
 
@@ -52,10 +54,10 @@ def _shares(model, batches, **options):
         left, most, ran = {}, 0, {}
         with prefix.installed():
             for name in prefix.order:
-                fast = prefix.prepare(layers[name], torch.zeros_like(layers[name].parameter))
+                left[name] = prefix.prepare(layers[name])
                 most = max(most, prefix.nbytes)
-                left[name] = fast is not prefix.plain
-                ran[name] = _operations(fast)
+                assert not left[name] or prefix.agrees(layers[name], reference.unchanged())
+                ran[name] = _operations(prefix.reusing if left[name] else prefix.plain)
     return left, most, ran
 
 
@@ -394,7 +396,7 @@ def test_odd_models(kind, fingerprint):
     model = kind()
     batches = _data(4, 6) + _data(3, 6, seed=1)
     before = fingerprint(model)
-    _both(model, batches)
+    _both(model, batches, keep_errors=True)
     assert fingerprint(model) == before
 
 

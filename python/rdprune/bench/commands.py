@@ -14,7 +14,7 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 @app.callback()
 def start() -> None:
-    """Time the solver beside others."""
+    """Time the solver beside others, and measuring beside its plain loop."""
 
 
 @app.command(
@@ -104,3 +104,39 @@ def joint(
     shapes = [] if no_shape else shape or list(bench.SHAPES)
     rows = bench.measure(seeds, effort, shapes, table or [])
     emit(json, {"rows": [asdict(row) for row in rows]}, lambda out: out.print(bench.show(rows)))
+
+
+@app.command(
+    epilog="\b\nExample:\n  rdprune bench measure --quick\n"
+    "  rdprune bench measure --network resnet32 --json measure.json"
+)
+def measure(
+    network: Annotated[
+        list[str] | None, typer.Option(help="demo, resnet32 or resnet56; repeatable.")
+    ] = None,
+    method: Annotated[list[str] | None, typer.Option(help="plain or prefix; repeatable.")] = None,
+    levels: Annotated[int | None, typer.Option(min=5, help="Sparsities a layer [101].")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="The demo's network alone, in under two minutes.")
+    ] = False,
+    json: Annotated[
+        str | None,
+        typer.Option("--json", metavar="FILE", help="Write the rows as JSON; '-' for stdout."),
+    ] = None,
+) -> None:
+    """Measure networks plainly and with each saving: work, time, memory, what is lost."""
+    from dataclasses import asdict
+
+    from rdprune.bench import measuring as bench
+
+    check_folders(json)
+    if quick and (network or levels):
+        raise ValueError("--quick chooses the network and the levels itself")
+    names = [bench.QUICK] if quick else network or list(bench.NETWORKS)
+    rows = bench.run(
+        names,
+        method or list(bench.METHODS),
+        levels or bench.LEVELS,
+        lambda text: typer.echo(text, err=True),
+    )
+    emit(json, [asdict(row) for row in rows], lambda out: out.print(bench.show(rows)))

@@ -62,6 +62,10 @@ def measure(
             help="Keep every sample's error in the table, and say if samples are too few."
         ),
     ] = True,
+    store: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Run folder: go on where a run on it stopped."),
+    ] = None,
     device: Device = "cpu",
     json: Json = None,
 ) -> None:
@@ -72,19 +76,24 @@ def measure(
     network = load_model(model, device)
     batches = load_batches(data)
     start_time = time.perf_counter()
-    table = rdprune.measure(
-        network,
-        batches,
-        levels=parse_levels(levels),
-        distortion=distortion,
-        recovery=recovery,
-        ignore=tuple(ignore or ()),
-        responses=responses,
-        seed=seed,
-        reuse=reuse,
-        reuse_memory=parse_bytes(reuse_memory),
-        keep_errors=keep_errors,
-    )
+    try:
+        table = rdprune.measure(
+            network,
+            batches,
+            levels=parse_levels(levels),
+            distortion=distortion,
+            recovery=recovery,
+            ignore=tuple(ignore or ()),
+            responses=responses,
+            seed=seed,
+            reuse=reuse,
+            reuse_memory=parse_bytes(reuse_memory),
+            store=store,
+            keep_errors=keep_errors,
+        )
+    except KeyboardInterrupt:
+        typer.echo(f"rdprune: {how_to_go_on(store)}", err=True)
+        raise
     seconds = time.perf_counter() - start_time
     table.save(output)
     drawn = noise(table) if keep_errors else []
@@ -135,6 +144,13 @@ def too_few_samples(rows: list[dict[str, float | None]]) -> str:
         f"samples chooses a distortion {worst:.1%} above the least (bootstrap; limit "
         f"{EXCESS_LIMIT:.0%}); measure on more samples"
     )
+
+
+def how_to_go_on(store: Path | None) -> str:
+    """Say what an interrupt leaves."""
+    if store is None:
+        return "nothing is kept; with --store FOLDER a run can go on where it stopped"
+    return f"what was measured is kept in {store}: run the same command again to go on"
 
 
 def parse_levels(text: str) -> int | list[float]:

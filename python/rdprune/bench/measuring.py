@@ -1,0 +1,205 @@
+"""What measuring costs: work, time and memory of the plain loop and of each saving.
+
+Every method measures in a process of its own, which tells its peak of memory. Run as
+``python -m rdprune.bench.measuring NETWORK METHOD LEVELS TABLE``; prints JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+import rdprune
+from rdprune.bench.show import clock
+from rdprune.bench.solver import Step
+from rdprune.demo import data as digits
+from rdprune.demo.network import trained
+from rdprune.recipes import cifar10
+from rdprune_core import RDTable, allocate
+
+SPARSITIES: Final = (0.5, 0.7, 0.8)
+QUICK: Final = "demo"
+LEVELS: Final = 101
+Batches = list[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A trained network, its calibration batches, and the state that is measured."""
+
+    model: Callable[[], nn.Module]
+    batches: Callable[[], Batches]
+    recovery: str = "batchnorm"
+
+
+NETWORKS: Final = {
+    QUICK: Network(trained, lambda: digits.calibration(32)),
+    "resnet32": Network(cifar10.resnet32, lambda: cifar10.calibration(64)),
+    "resnet56": Network(cifar10.resnet56, lambda: cifar10.calibration(64)),
+}
+
+PLAIN: Final = "plain"
+METHODS: Final[dict[str, dict[str, Any]]] = {
+    PLAIN: {"reuse": False},
+    "prefix": {"reuse": True},
+}
+"""What each method gives `rdprune.measure` beside the levels; ``plain`` first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One method on one network.
+
+    Attributes
+    ----------
+    network, method : str
+    macs_ratio : float
+        Multiply-accumulates done, over those of one dense pass over the calibration set.
+    wall_s : float
+        Seconds of the whole call.
+    peak_bytes : int
+        Largest resident memory of the process, torch and the batches among it.
+    excess_distortion : float
+        True distortion of the resulting allocation over that from the full table, minus one; the
+        worst over sparsities 0.5, 0.7 and 0.8.
+    """
+
+    network: str
+    method: str
+    macs_ratio: float
+    wall_s: float
+    peak_bytes: int
+    excess_distortion: float
+
+
+class MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts multiply-accumulates, by `torch.utils.flop_counter`'s formulas."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+def run(names: Sequence[str], methods: Sequence[str], levels: int, step: Step) -> list[Row]:
+    """Measure each network by each method; the full table, from the plain loop, comes first.
+
+    Raises
+    ------
+    ValueError
+        If a network or a method is unknown, or a network's files are missing.
+    RuntimeError
+        If a process fails.
+    """
+    for kind, asked, known in (("network", names, NETWORKS), ("method", methods, METHODS)):
+        for name in asked:
+            if name not in known:
+                raise ValueError(f"--{kind} is {name!r}, must be one of {', '.join(known)}")
+    rows = []
+    for name in names:
+        network = NETWORKS[name]
+        model, batches = network.model(), network.batches()
+        with tempfile.TemporaryDirectory() as folder:
+            full: list[float] = []
+            for method in dict.fromkeys((PLAIN, *methods)):
+                step(f"{name}: {method}")
+                path = Path(folder) / f"{method}.npz"
+                found = _ask(name, method, levels, path)
+                true = _true_distortions(model, batches, RDTable.load(path))
+                full = full or true
+                excess = max(a / b - 1 for a, b in zip(true, full, strict=True))
+                if method in methods:
+                    rows.append(Row(name, method, excess_distortion=excess, **found))
+    return rows
+
+
+def _true_distortions(model: nn.Module, batches: Batches, table: RDTable) -> list[float]:
+    """Distortion, with all layers pruned, of the allocation at each sparsity."""
+    allocations = [allocate(table, sparsity=sparsity) for sparsity in SPARSITIES]
+    return [rdprune.verify(model, batches, allocation).true for allocation in allocations]
+
+
+def _ask(network: str, method: str, levels: int, path: Path) -> dict[str, Any]:
+    """Start a process that measures, and return what it tells."""
+    command = [sys.executable, "-m", __name__, network, method, str(levels), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"measuring {network} by {method}: {done.stderr.strip()[-500:]}")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def _main(name: str, method: str, levels: str, path: str) -> None:
+    network = NETWORKS[name]
+    model, batches = network.model(), network.batches()
+    with torch.no_grad(), MacCounter() as once:
+        for pictures, _ in batches:
+            model(pictures)
+    start = time.perf_counter()
+    with MacCounter() as counter:
+        table = rdprune.measure(
+            model,
+            batches,
+            levels=int(levels),
+            recovery=network.recovery,
+            progress=False,
+            **METHODS[method],
+        )
+    seconds = time.perf_counter() - start
+    table.save(path)
+    unit = 1 if sys.platform == "darwin" else 1024
+    found = {
+        "macs_ratio": counter.flops / once.flops,
+        "wall_s": seconds,
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+    }
+    sys.stdout.write(json.dumps(found))
+
+
+def show(rows: Sequence[Row]) -> Table:
+    """Return the rows as a table, each beside the plain loop on its network."""
+    plain = {row.network: row for row in rows if row.method == PLAIN}
+    table = Table(title="Measuring", box=None, title_justify="left")
+    for title in ("network", "method"):
+        table.add_column(title)
+    for title in ("dense passes", "fewer", "time", "faster", "peak memory", "excess distortion"):
+        table.add_column(title, justify="right")
+    for row in rows:
+        base = plain.get(row.network)
+        table.add_row(
+            row.network,
+            row.method,
+            f"{row.macs_ratio:,.0f}",
+            f"{base.macs_ratio / row.macs_ratio:.2f} x" if base else "",
+            clock(row.wall_s),
+            f"{base.wall_s / row.wall_s:.2f} x" if base else "",
+            f"{row.peak_bytes / 2**20:,.0f} MiB",
+            f"{row.excess_distortion:+.2%}",
+        )
+    return table
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

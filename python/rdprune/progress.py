@@ -1,0 +1,155 @@
+"""What is being worked on, how much is done, and how long the rest will take."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+PAUSE: Final = 20.0
+"""Seconds between two lines where no terminal can redraw one."""
+
+
+class Meter:
+    """Counts what is done, and estimates the rest by what each step costs.
+
+    Parameters
+    ----------
+    counts : mapping of str to int
+        Steps under each name.
+    costs : mapping of str to float, optional
+        What a step under each name costs, in any unit; alike unless told.
+    changed : callable, optional
+        Called with this meter when something was done.
+    clock : callable
+        Seconds.
+
+    Attributes
+    ----------
+    name : str
+        What is being worked on.
+    done, total : int
+        Steps.
+    """
+
+    def __init__(
+        self,
+        counts: Mapping[str, int],
+        costs: Mapping[str, float] | None = None,
+        changed: Callable[[Meter], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = ""
+        self.done = 0
+        self.total = sum(counts.values())
+        self._costs = dict.fromkeys(counts, 1.0) if costs is None else dict(costs)
+        self._remaining = sum(count * self._costs[name] for name, count in counts.items())
+        self._spent = 0.0
+        self._changed = changed
+        self._clock = clock
+        self._started = clock()
+
+    def advance(self, name: str, steps: int = 1, *, found: bool = False) -> None:
+        """Note that `steps` more are done under `name`; `found` ones took no time."""
+        self.name = name
+        self.done += steps
+        cost = steps * self._costs[name]
+        self._remaining -= cost
+        if not found:
+            self._spent += cost
+        if self._changed is not None:
+            self._changed(self)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return self._clock() - self._started
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that the rest will take; None while nothing is known."""
+        if self.done >= self.total:
+            return 0.0
+        if self._spent <= 0:
+            return None
+        return max(0.0, self.elapsed * self._remaining / self._spent)
+
+
+@contextmanager
+def progress_bar(
+    counts: Mapping[str, int],
+    shown: bool,
+    costs: Mapping[str, float] | None = None,
+) -> Iterator[Meter]:
+    """Show a meter on stderr, if it is to be shown: a bar on a terminal, else a line now and then.
+
+    Parameters
+    ----------
+    counts, costs : mappings
+        As for `Meter`.
+    shown : bool
+        Show it at all.
+    """
+    if not shown:
+        yield Meter(counts, costs)
+    elif sys.stderr.isatty():
+        with _bar() as changed:
+            yield Meter(counts, costs, changed)
+    else:
+        printed = [time.monotonic()]
+
+        def changed(meter: Meter) -> None:
+            last = meter.done == meter.total
+            if last or time.monotonic() - printed[0] >= PAUSE:
+                printed[0] = time.monotonic()
+                sys.stderr.write(f"{line(meter)}\n")
+                sys.stderr.flush()
+
+        yield Meter(counts, costs, changed)
+
+
+def line(meter: Meter) -> str:
+    """Return a meter on one line."""
+    text = f"{meter.name}: {meter.done} of {meter.total}"
+    if meter.done >= meter.total:
+        return f"{text} in {duration(meter.elapsed)}"
+    return text if meter.left is None else f"{text}, {duration(meter.left)} left"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in words: ``"42 s"``, ``"12 min"``, ``"3 h 20 min"``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[Meter], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[left]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=None, left="")
+
+        def changed(meter: Meter) -> None:
+            left = "" if meter.left is None else f"{duration(meter.left)} left"
+            bar.update(
+                task,
+                description=meter.name,
+                total=meter.total,
+                completed=meter.done,
+                left=left,
+            )
+
+        yield changed

@@ -1,0 +1,57 @@
+"""The benchmark of measuring: what it counts and what it tells. Nothing here is timed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from rdprune.bench.measuring import MacCounter
+from rdprune.cli import app
+
+
+def test_macs_are_counted():
+    """A convolution and a linear layer do what their shapes say; two operations a MAC."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 6 * 6, 5))
+    with torch.no_grad(), MacCounter() as counter:
+        model(torch.zeros(2, 3, 8, 8))
+    assert counter.flops == 2 * 2 * (4 * 6 * 6 * 27 + 4 * 6 * 6 * 5)
+
+
+def test_prefix_reuse_does_less_and_loses_nothing(tmp_path):
+    """Rows have the fields that are promised; reuse does less work and its table is as good."""
+    pytest.importorskip("mlxtend")
+    target = tmp_path / "rows.json"
+    arguments = ["--network", "demo", "--levels", "6", "--json", str(target)]
+    result = CliRunner().invoke(app, ["bench", "measure", *arguments])
+    assert result.exit_code == 0, result.output
+    plain, prefix = json.loads(target.read_text())
+    for row in (plain, prefix):
+        assert set(row) == {
+            *("network", "method", "macs_ratio", "wall_s", "peak_bytes", "excess_distortion")
+        }
+        assert row["excess_distortion"] == 0.0
+        assert row["wall_s"] > 0
+        assert row["peak_bytes"] > 1 << 24
+    assert (plain["method"], prefix["method"]) == ("plain", "prefix")
+    # Reference, MACs, and 20 layers at 5 levels.
+    assert plain["macs_ratio"] == pytest.approx(2 + 20 * 5)
+    assert prefix["macs_ratio"] < 0.9 * plain["macs_ratio"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--network", "vgg"], "--network is 'vgg', must be one of demo"),
+        (["--method", "magic"], "--method is 'magic', must be one of plain"),
+        (["--quick", "--levels", "7"], "--quick chooses"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    """What is unknown or does not go together is refused in one line."""
+    result = CliRunner().invoke(app, ["bench", "measure", *arguments])
+    assert result.exit_code == 2
+    assert message in result.stderr
