@@ -198,6 +198,12 @@ class RDTable:
     def layer(self, name: str) -> int:
         """Index of a layer.
 
+        Parameters
+        ----------
+        name : str
+            The layer's name, such as ``"head.weight"``, or its module's, ``"head"``, if no other
+            layer of the table is of that module.
+
         Raises
         ------
         ValueError
@@ -205,7 +211,11 @@ class RDTable:
         """
         if name in self.names:
             return self.names.index(name)
-        close = difflib.get_close_matches(name, self.names, n=3)
+        inside = [i for i, layer in enumerate(self.names) if layer.rpartition(".")[0] == name != ""]
+        if len(inside) == 1:
+            return inside[0]
+        names = [self.names[i] for i in inside]
+        close = names or difflib.get_close_matches(name, self.names, n=3)
         hint = f"; did you mean {', '.join(map(repr, close))}?" if close else ""
         raise ValueError(f"unknown layer {name!r}{hint}")
 
@@ -233,6 +243,41 @@ class RDTable:
             errors=self.errors,
             dense=self.dense,
             metadata=self.metadata if metadata is None else metadata,
+        )
+
+    def with_cost(self, name: str, cost: Rows, *, dense: ArrayLike | None = None) -> RDTable:
+        """Return the same table with one more cost, such as bytes or nanoseconds.
+
+        Parameters
+        ----------
+        name : str
+            Of the cost; one of the table's own is replaced.
+        cost : (L, K) array of int or ragged sequence
+            Non-negative. Whoever has seconds scales them to integer nanoseconds, rounding up.
+        dense : L integers, optional
+            Cost of each uncompressed layer; the layer's largest cost by default.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`from_arrays`.
+
+        Examples
+        --------
+        >>> table = RDTable.from_arrays([[10, 5, 0], [20, 10, 0]], [[0, 1, 9], [0, 2, 8]])
+        >>> table.with_cost("bytes", [4 * kept + 16 for kept in table.costs["params"]])
+        RDTable(2 layers, 6 options, dense params 30, bytes 152)
+        """
+        known = {key: values for key, values in self.dense.items() if key != name}
+        return RDTable.from_arrays(
+            {**self.costs, name: cost},
+            self.distortion,
+            names=self.names,
+            options=self.options,
+            responses=self.responses,
+            errors=self.errors,
+            dense=known if dense is None else {**known, name: dense},
+            metadata=self.metadata,
         )
 
     def __repr__(self) -> str:

@@ -67,11 +67,17 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "baselines":
-        return import_module("rdprune.baselines")
-    if name not in _HOMES:
+    if name != "baselines" and name not in _HOMES:
         raise AttributeError(f"module 'rdprune' has no attribute {name!r}")
-    value = getattr(import_module(f"rdprune.{_HOMES[name]}"), name)
+    try:
+        module = import_module(f"rdprune.{_HOMES.get(name, name)}")
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "safetensors"):
+            raise
+        raise ModuleNotFoundError(
+            f"rdprune.{name} needs {error.name}: pip install 'rdprune-core[torch]'", name=error.name
+        ) from error
+    value = module if name == "baselines" else getattr(module, name)
     globals()[name] = value
     return value
 

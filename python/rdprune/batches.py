@@ -195,7 +195,8 @@ class Runner:
         Raises
         ------
         ValueError
-            If an output is no floating-point tensor or has not one row a sample.
+            If the model does not take a batch, or an output is no floating-point tensor or has
+            not one row a sample.
         """
         _seed(self.seed)
         device = device_of(self.model)
@@ -203,18 +204,25 @@ class Runner:
             moved = to_device(batch, device)
             if self.on_batch is not None:
                 self.on_batch(index)
-            if self.forward is None:
-                output = output_tensor(_call(self.model, moved))
-                expected = _samples(moved)
-            else:
-                output = output_tensor(self.forward(self.model, moved))
-                expected = None
+            output = output_tensor(self._run(index, moved))
+            expected = _samples(moved) if self.forward is None else None
             if output.ndim == 0 or output.numel() == 0 or expected not in (None, len(output)):
                 raise ValueError(
                     f"the output on batch {index} has shape {tuple(output.shape)}, "
                     f"must have one row for each of the {expected or 'n'} samples"
                 )
             yield output.detach().to("cpu", torch.float32)
+
+    def _run(self, index: int, batch: Any) -> Any:
+        """Run the model; what a batch that does not fit its ``forward`` raises names the batch."""
+        run = _call if self.forward is None else self.forward
+        try:
+            return run(self.model, batch)
+        except (TypeError, KeyError, IndexError, AttributeError) as error:
+            raise ValueError(
+                f"the model cannot run on batch {index}: {type(error).__name__}: {error}; if the "
+                "batch is not what it takes, give forward= a function (model, batch) -> output"
+            ) from error
 
 
 @contextmanager

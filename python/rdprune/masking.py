@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from rdprune.layers import Prunable, named_layers
 from rdprune.magnitude import kept_count, label_level, magnitude_mask
+from rdprune.tensorfiles import load_tensors, save_tensors
 from rdprune_core import Allocation, FileFormatError
-from rdprune_core.files import atomic_write
 
-_FORMAT = {"format": "rdprune-masks", "version": "1"}
+_KIND = "rdprune-masks"
 
 
 def masks(model: nn.Module, allocation: Allocation) -> dict[str, Tensor]:
@@ -177,9 +174,7 @@ def save_masks(path: str | os.PathLike[str], masks: Mapping[str, Tensor]) -> Non
     """
     for name, mask in masks.items():
         _check_mask(name, mask, mask)
-    tensors = {name: mask.detach().cpu().contiguous().clone() for name, mask in masks.items()}
-    with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata=_FORMAT)
+    save_tensors(path, masks, _KIND)
 
 
 def load_masks(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -188,23 +183,11 @@ def load_masks(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     Raises
     ------
     FileFormatError
-        If the file is corrupted or truncated, or does not hold masks.
+        If the file is damaged or cut short, or does not hold masks.
     FileNotFoundError
         If there is no such file.
     """
-    try:
-        with safe_open(os.fspath(path), framework="pt") as file:
-            loaded = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            found = dict(file.metadata() or {})
-    except SafetensorError as error:
-        raise FileFormatError(
-            f"{os.fspath(path)}: not a complete safetensors file: {error}"
-        ) from None
-    if found != _FORMAT:
-        raise FileFormatError(
-            f"{os.fspath(path)}: not a file of masks: its metadata is {json.dumps(found)}, "
-            f"must be {json.dumps(_FORMAT)}"
-        )
+    loaded = load_tensors(path, _KIND)
     for name, mask in loaded.items():
         if mask.dtype != torch.bool:
             raise FileFormatError(f"{os.fspath(path)}: mask {name!r} is {mask.dtype}, must be bool")

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from rdprune_core import Allocation, Frontier, RDTable
 
 FRONTIER_ROWS: Final = 21
+MARKS: Final = (0.5, 0.8, 0.9, 1.0)
+NEAR: Final = 0.025
+LEVEL_COLUMNS: Final = 5
 MISSING: Final = "–"
 LEFT: Final = ("layer", "method", "status", "")
 NOUNS: Final = {"params": "weights", "macs": "MACs"}
@@ -49,15 +52,23 @@ def sparsities(table: RDTable, allocation: Allocation) -> NDArray[np.float64]:
 
 
 def measured_table(table: RDTable) -> Table:
-    """Return one row a layer: its size, and its distortion near 50, 80, 90 and 100 % sparsity."""
+    """Return one row a layer: its size, and its distortion near 50, 80, 90 and 100 % sparsity.
+
+    A mark has a column if every layer has an option within 2.5 points of it; if none has one, all
+    levels of the first layer up to `LEVEL_COLUMNS` are columns.
+    """
     cost = next(iter(table.costs))
-    marks = (0.5, 0.8, 0.9, 1.0)
+    removed = [
+        1.0 - row / max(1, int(dense))
+        for row, dense in zip(table.costs[cost], table.dense[cost], strict=True)
+    ]
+    marks = [mark for mark in MARKS if all(np.abs(r - mark).min() <= NEAR for r in removed)]
+    marks = marks or sorted(set(removed[0].tolist()))[:LEVEL_COLUMNS]
     others = [name for name in table.costs if name != cost]
     nouns = [NOUNS.get(name, name) for name in (cost, *others)]
     grid = _grid("layer", *nouns, *(f"at {share(mark, 0)}" for mark in marks))
     for index, name in enumerate(table.names):
-        removed = 1.0 - table.costs[cost][index] / max(1, int(table.dense[cost][index]))
-        nearest = [int(np.abs(removed - mark).argmin()) for mark in marks]
+        nearest = [int(np.abs(removed[index] - mark).argmin()) for mark in marks]
         grid.add_row(
             short_name(name),
             *(f"{table.dense[other][index]:,}" for other in (cost, *others)),

@@ -348,3 +348,26 @@ def test_with_distortion_changes_nothing_else() -> None:
         assert mine is not None
         assert its is not None
         assert all(np.array_equal(a, b) for a, b in zip(mine, its, strict=True))
+
+
+def test_a_module_stands_for_its_only_layer() -> None:
+    """A module with one layer stands for it, unless a layer has that name itself."""
+    names = ["head.weight", "rnn.weight_ih", "rnn.weight_hh", "a", "a.weight"]
+    table = RDTable.from_arrays([[1, 0]] * 5, [[0, 1]] * 5, names=names)
+    assert table.layer("head") == 0
+    assert table.layer("a") == 3
+    with pytest.raises(ValueError, match=r"did you mean 'rnn.weight_ih', 'rnn.weight_hh'\?"):
+        table.layer("rnn")
+
+
+def test_a_cost_is_added() -> None:
+    """A further cost has its own dense cost, and bounds an allocation."""
+    table = RDTable.from_arrays([[10, 5, 0], [20, 10, 0]], [[0, 1, 9], [0, 2, 8]])
+    more = table.with_cost("ns", [[7, 6, 1], [9, 9, 2]], dense=[8, 9])
+    assert list(more.costs) == ["params", "ns"]
+    assert more.dense["ns"].tolist() == [8, 9]
+    assert more.costs["params"][1].tolist() == [20, 10, 0]
+    assert allocate(more, budget={"ns": 8}).choice.tolist() == [1, 2]
+    assert list(table.costs) == ["params"]
+    with pytest.raises(ValueError, match="cost 'ns'"):
+        table.with_cost("ns", [[7, 6, 1]])

@@ -317,7 +317,7 @@ BAD = {
     ),
     "weights": (
         ["verify", *USE, "--allocation", "a.json", "--weights", "mine.py"],
-        "--weights mine.py does not fit",
+        "mine.py: not a complete safetensors file",
     ),
     "heldout": (["compare", *USE, "table.npz", "--heldout", "mine:number"], "--heldout"),
     "unknown command": (["prune"], "No such command 'prune'"),

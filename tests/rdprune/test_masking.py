@@ -15,6 +15,7 @@ from torch.nn.utils import parametrizations, prune
 
 import rdprune
 from rdprune.masking import apply_, load_masks, masks, save_masks, strip_
+from rdprune.tensorfiles import save_tensors
 from rdprune_core import FileFormatError, allocate
 
 CHOICE = {"conv1.weight": "0.3", "conv2.weight": "0.55", "linear.weight": "0.3"}
@@ -275,7 +276,13 @@ def _weights(path):
 
 
 def _floats(path):
-    save_file({"a": torch.zeros(3)}, path, metadata={"format": "rdprune-masks", "version": "1"})
+    save_tensors(path, {"a": torch.zeros(3)}, "rdprune-masks")
+
+
+def _flipped(path):
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
 
 
 @pytest.mark.parametrize(
@@ -285,7 +292,8 @@ def _floats(path):
         (_short, "not a complete safetensors file"),
         (_garbage, "not a complete safetensors file"),
         (_no_bytes, "not a complete safetensors file"),
-        (_weights, "not a file of masks"),
+        (_flipped, "damaged: its tensors are not those that were written"),
+        (_weights, "not a file of kind rdprune-masks"),
         (_floats, "mask 'a' is torch.float32, must be bool"),
     ],
 )

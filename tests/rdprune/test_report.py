@@ -138,9 +138,18 @@ def test_frontier_table_thins_many_points_and_keeps_both_ends() -> None:
 
 
 def test_measured_table_shows_the_nearest_options() -> None:
-    """Every layer's row holds its costs and its distortion at the nearest sparsities."""
+    """A layer's row holds its costs, and its distortion at the marks that were measured nearby."""
     lines = text_of(report.measured_table(table_of()))
-    assert ["block.0", "100", "900", "1", "10", "10", "10"] in lines
+    assert ["layer", "weights", "MACs", "at", "50", "%", "at", "100", "%"] in lines
+    assert ["block.0", "100", "900", "1", "10"] in lines
+
+
+def test_measured_table_without_marks_shows_its_levels() -> None:
+    """Where no level is near 50, 80, 90 or 100 %, the levels measured are shown."""
+    table = RDTable.from_arrays([[100, 70, 30]], [[0.0, 3.0, 7.0]])
+    lines = text_of(report.measured_table(table))
+    assert ["layer", "weights", "at", "0", "%", "at", "30", "%", "at", "70", "%"] in lines
+    assert ["layer0", "100", "0", "3", "7"] in lines
 
 
 def test_finite_says_none_for_what_json_cannot_say() -> None:

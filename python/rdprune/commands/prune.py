@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -21,7 +22,6 @@ from rdprune.commands.options import (
 )
 from rdprune.console import check_folders, emit, load_batches, load_model
 from rdprune_core import Allocation, RDTable
-from rdprune_core.files import atomic_write
 
 app = typer.Typer()
 
@@ -44,9 +44,8 @@ def apply(
     json: Json = None,
 ) -> None:
     """Prune a model by an allocation and write its weights."""
-    from safetensors.torch import save_model
-
     import rdprune
+    from rdprune.tensorfiles import save_weights
 
     check_folders(output, masks, json)
     chosen = Allocation.load(allocation)
@@ -58,8 +57,7 @@ def apply(
     ):
         raise ValueError("--repair-data: the model has no BatchNorm statistics to re-estimate")
     rdprune.strip_(network)
-    with atomic_write(output) as temporary:
-        save_model(network, str(temporary))
+    save_weights(output, network)
     if masks is not None:
         rdprune.save_masks(masks, made)
     kept = {name: int(mask.sum()) for name, mask in made.items()}
@@ -92,6 +90,7 @@ def verify(
 ) -> None:
     """Run the pruned model: predicted against true distortion, and the weights counted."""
     import rdprune
+    from rdprune.tensorfiles import load_weights_
 
     check_folders(json)
     chosen = Allocation.load(allocation)
@@ -100,24 +99,10 @@ def verify(
     if weights is None:
         found = rdprune.verify(dense, batches, chosen)
     else:
-        found = rdprune.verify(pruned(dense, weights), batches, chosen, dense=dense)
+        network = load_weights_(weights, copy.deepcopy(dense))
+        found = rdprune.verify(network, batches, chosen, dense=dense)
     grid = report.verify_table([found])
     emit(json, report.finite(asdict(found)), lambda out: out.print(grid))
-
-
-def pruned(dense: Any, weights: Path) -> Any:
-    """Return a copy of the dense model with the weights of a file."""
-    from copy import deepcopy
-
-    from safetensors import SafetensorError
-    from safetensors.torch import load_model as load_weights
-
-    copy = deepcopy(dense)
-    try:
-        load_weights(copy, weights)
-    except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"--weights {weights} does not fit the model: {error}") from error
-    return copy
 
 
 @app.command(
