@@ -7,7 +7,7 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -129,6 +129,19 @@ def load_model(spec: str, device: str = "cpu") -> nn.Module:
         return model.to(device)
     except (RuntimeError, AssertionError) as error:  # torch asserts where CUDA is not built in
         raise ValueError(f"--device {device!r}: {error}") from error
+
+
+def warn_of_other_weights(model: nn.Module, metadata: Mapping[str, Any], what: str) -> None:
+    """Say so, on standard error, if a table or an allocation was measured on other weights."""
+    from rdprune.layers import signature
+
+    measured = metadata.get("model", {})
+    if "digest" in measured and measured["digest"] != signature(model)["digest"]:
+        typer.echo(
+            f"rdprune: warning: {what} was measured on other weights than --model gives; its "
+            "distortions may not hold for them",
+            err=True,
+        )
 
 
 def load_batches(spec: str, option: str = "--data") -> Sequence[Any]:

@@ -29,6 +29,11 @@ def model():
         torch.nn.Linear(8, 16), torch.nn.BatchNorm1d(16), torch.nn.ReLU(), torch.nn.Linear(16, 4)
     ).eval()
 
+def other():
+    made = model()
+    torch.nn.init.zeros_(made[3].bias)
+    return made
+
 def plain():
     torch.manual_seed(1)
     return torch.nn.Linear(8, 4).eval()
@@ -130,6 +135,23 @@ def test_the_whole_way() -> None:
     assert verified["kept_total"] == verified["expected_total"] == applied["kept_total"]
     stored = [*USE, "--allocation", "mine.json", "--weights", "pruned.safetensors"]
     assert succeed("verify", *stored)["true"] == pytest.approx(verified["true"], rel=1e-6)
+
+
+@pytest.mark.usefixtures("here")
+def test_other_weights_are_warned_of() -> None:
+    """A model of the same shape but with other weights than were measured is not silently taken."""
+    succeed("measure", *USE, "--levels", "3", "--output", "mine.npz")
+    succeed("allocate", "mine.npz", "--sparsity", "50%", "--output", "mine.json")
+    out = ["--allocation", "mine.json", "--output", "pruned.safetensors"]
+    for command in (
+        ["apply", *out],
+        ["verify", "--data", "mine:batches", *out[:2]],
+        ["compare", "--data", "mine:batches", "mine.npz", "--sparsity", "0.5"],
+    ):
+        found = invoke(*command, "--model", "mine:other")
+        assert found.exit_code == 0
+        assert "was measured on other weights than --model gives" in found.stderr
+        assert "warning" not in invoke(*command, "--model", "mine:model").stderr
 
 
 @pytest.mark.usefixtures("here")

@@ -13,6 +13,14 @@ def example(*lines: str) -> str:
     return "\n".join(("\b", "Example:", *(f"  {line}" for line in lines)))
 
 
+def fraction(text: str) -> float:
+    """Return a fraction that is written as one, or in per cent."""
+    try:
+        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a fraction such as 0.8 or 80%") from None
+
+
 TablePath = Annotated[Path, typer.Argument(metavar="TABLE", help="Table that measure wrote.")]
 Json = Annotated[
     str | None,
@@ -26,7 +34,18 @@ DataSpec = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="Where the model runs, as torch names it.")]
 AllocationPath = Annotated[Path, typer.Option(help="Allocation that allocate wrote.")]
+Sparsity = Annotated[
+    float | None,
+    typer.Option(
+        "--sparsity", metavar="FRACTION", parser=fraction, help="Fraction to remove: 0.8 or 80%."
+    ),
+]
 Sparsities = Annotated[
     list[float] | None,
-    typer.Option("--sparsity", metavar="FRACTION", help="Fraction to remove; repeatable."),
+    typer.Option(
+        "--sparsity",
+        metavar="FRACTION",
+        parser=fraction,
+        help="Fraction to remove: 0.8 or 80%; repeatable.",
+    ),
 ]

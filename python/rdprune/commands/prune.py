@@ -20,7 +20,7 @@ from rdprune.commands.options import (
     TablePath,
     example,
 )
-from rdprune.console import check_folders, emit, load_batches, load_model
+from rdprune.console import check_folders, emit, load_batches, load_model, warn_of_other_weights
 from rdprune_core import Allocation, RDTable
 
 app = typer.Typer()
@@ -50,6 +50,7 @@ def apply(
     check_folders(output, masks, json)
     chosen = Allocation.load(allocation)
     network = load_model(model)
+    warn_of_other_weights(network, chosen.metadata, f"--allocation {allocation}")
     made = rdprune.masks(network, chosen)
     rdprune.apply_(network, made)
     if repair_data is not None and not rdprune.repair_(
@@ -95,6 +96,7 @@ def verify(
     check_folders(json)
     chosen = Allocation.load(allocation)
     dense = load_model(model, device)
+    warn_of_other_weights(dense, chosen.metadata, f"--allocation {allocation}")
     batches = load_batches(data)
     if weights is None:
         found = rdprune.verify(dense, batches, chosen)
@@ -139,8 +141,10 @@ def compare(
 
     check_folders(json)
     measured = RDTable.load(table)
+    network = load_model(model, device)
+    warn_of_other_weights(network, measured.metadata, str(table))
     rows = rdprune.compare(
-        load_model(model, device),
+        network,
         load_batches(data),
         measured,
         sparsities=tuple(sparsity or (0.5, 0.7, 0.8, 0.9)),

@@ -10,7 +10,7 @@ import typer
 import rdprune_core
 from rdprune import picture as drawing
 from rdprune import report
-from rdprune.commands.options import Json, TablePath, example
+from rdprune.commands.options import Json, Sparsity, TablePath, example
 from rdprune.console import amount, check_folders, emit, pairs
 from rdprune.resampling import reduce
 from rdprune_core import Allocation, RDTable
@@ -26,9 +26,7 @@ app = typer.Typer()
 )
 def allocate(
     table: TablePath,
-    sparsity: Annotated[
-        float | None, typer.Option(help="Fraction of the weights to remove.")
-    ] = None,
+    sparsity: Sparsity = None,
     budget: Annotated[
         list[str] | None,
         typer.Option(metavar="[COST=]AMOUNT", help="Most of a cost: 20%, macs=35%, macs=90000."),
