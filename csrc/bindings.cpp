@@ -12,6 +12,7 @@
 
 #include "batch.h"
 #include "joint_solver.h"
+#include "near_optimal.h"
 #include "solver.h"
 
 namespace py = pybind11;
@@ -99,6 +100,36 @@ std::vector<rdprune::Solution> solveBatch(const CostArray& costs,
     return rdprune::solveBatch(instance, view(budget), static_cast<std::size_t>(threads), limits);
 }
 
+rdprune::NearOptimal solveNear(const CostArray& costs, const DistortionArray& distortions,
+                               const CostArray& offsets, const FlagArray& allowed,
+                               const CostArray& groups, std::int64_t budget, std::int64_t most,
+                               double relative, double absolute, double timeLimit,
+                               std::int64_t memoryLimit) {
+    requireDimensions(costs, 1, "costs");
+    requireDimensions(distortions, 1, "distortions");
+    requireDimensions(offsets, 1, "offsets");
+    requireDimensions(allowed, 1, "allowed");
+    requireDimensions(groups, 1, "groups");
+    requireLimits(timeLimit, memoryLimit);
+    const rdprune::Instance instance{view(costs),   view(distortions), view(offsets),
+                                     view(allowed), view(groups),      1};
+    const rdprune::Nearness nearness{most < 0 ? 0 : static_cast<std::size_t>(most), relative,
+                                     absolute};
+    const rdprune::Limits limits{timeLimit, static_cast<std::size_t>(memoryLimit), interrupt};
+    // As above: the caller's frame holds the arrays.
+    const py::gil_scoped_release release;
+    return rdprune::solveNearOptimal(instance, budget, nearness, limits);
+}
+
+py::array_t<std::int64_t> toRows(const std::vector<std::vector<rdprune::Index>>& rows) {
+    const std::size_t width = rows.empty() ? 0 : rows.front().size();
+    py::array_t<std::int64_t> array({rows.size(), width});
+    for (std::size_t row = 0; row < rows.size(); ++row)
+        std::memcpy(array.mutable_data() + row * width, rows[row].data(),
+                    width * sizeof(rdprune::Index));
+    return array;
+}
+
 template <auto& method, typename... Extra>
 rdprune::JointSolution solveJoint(const CostArray& costs, const DistortionArray& distortions,
                                   const ResponseArray& responses, const DistortionArray& offset,
@@ -174,6 +205,21 @@ PYBIND11_MODULE(_core, module) {
                py::arg("offsets"), py::arg("allowed"), py::arg("groups"), py::arg("budget"),
                py::kw_only(), py::arg("threads"), py::arg("time_limit"), py::arg("memory_limit"),
                "Solves one instance for every row of distortions; see rdprune_core.allocate_many.");
+
+    py::class_<rdprune::NearOptimal>(module, "NearSolution")
+        .def_property_readonly("choices",
+                               [](const rdprune::NearOptimal& s) { return toRows(s.choices); })
+        .def_readonly("optimal", &rdprune::NearOptimal::optimal)
+        .def_readonly("best_optimal", &rdprune::NearOptimal::bestOptimal)
+        .def_readonly("complete", &rdprune::NearOptimal::complete)
+        .def_readonly("multiplier", &rdprune::NearOptimal::multiplier)
+        .def_readonly("lower_bound", &rdprune::NearOptimal::lowerBound);
+
+    module.def("solve_near", &solveNear, py::arg("costs"), py::arg("distortions"),
+               py::arg("offsets"), py::arg("allowed"), py::arg("groups"), py::arg("budget"),
+               py::kw_only(), py::arg("k"), py::arg("relative"), py::arg("absolute"),
+               py::arg("time_limit"), py::arg("memory_limit"),
+               "The k best allocations of one instance; see rdprune_core.near_optimal.");
 
     py::class_<rdprune::JointSolution>(module, "JointSolution")
         .def_property_readonly("choice",

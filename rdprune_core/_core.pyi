@@ -42,6 +42,35 @@ def solve_batch(
     memory_limit: int,
 ) -> list[Solution]: ...
 
+class NearSolution:
+    @property
+    def choices(self) -> NDArray[np.int64]: ...
+    @property
+    def optimal(self) -> bool: ...
+    @property
+    def best_optimal(self) -> bool: ...
+    @property
+    def multiplier(self) -> float: ...
+    @property
+    def complete(self) -> bool: ...
+    @property
+    def lower_bound(self) -> float: ...
+
+def solve_near(
+    costs: NDArray[np.int64],
+    distortions: NDArray[np.float64],
+    offsets: NDArray[np.int64],
+    allowed: NDArray[np.uint8],
+    groups: NDArray[np.int64],
+    budget: int,
+    *,
+    k: int,
+    relative: float,
+    absolute: float,
+    time_limit: float,
+    memory_limit: int,
+) -> NearSolution: ...
+
 class JointSolution:
     @property
     def choice(self) -> NDArray[np.int64]: ...

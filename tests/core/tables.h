@@ -108,19 +108,26 @@ inline FixedPoint scaleOf(const Table& table) {
     return chooseFixedPoint(table.distortions, table.layers());
 }
 
-inline std::optional<Rank> bruteForce(const Table& table) {
+// The ranks of all choices within the budgets, the best first.
+inline std::vector<Rank> rankAll(const Table& table) {
     const FixedPoint scale = scaleOf(table);
-    std::optional<Rank> best;
+    std::vector<Rank> ranks;
     std::vector<Index> choice(table.layers(), 0);
     for (;;) {
-        const auto found = rank(table, scale, choice);
-        if (found && (!best || *found < *best)) best = found;
+        if (auto found = rank(table, scale, choice)) ranks.push_back(std::move(*found));
         std::size_t layer = 0;
         while (layer < choice.size() &&
                ++choice[layer] == table.offsets[layer + 1] - table.offsets[layer])
             choice[layer++] = 0;
-        if (layer == choice.size()) return best;
+        if (layer == choice.size()) break;
     }
+    std::sort(ranks.begin(), ranks.end());
+    return ranks;
+}
+
+inline std::optional<Rank> bruteForce(const Table& table) {
+    const std::vector<Rank> ranks = rankAll(table);
+    return ranks.empty() ? std::nullopt : std::optional(ranks.front());
 }
 
 inline double randomDistortion(Random& random, std::int64_t kind, Cost cost) {
