@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rdprune.keeping import zero_masks as zero_masks
     from rdprune.layers import Prunable as Prunable
     from rdprune.layers import prunable as prunable
+    from rdprune.looking import first_look as first_look
     from rdprune.masking import apply_ as apply_
     from rdprune.masking import load_masks as load_masks
     from rdprune.masking import masks as masks
@@ -50,6 +51,7 @@ _HOMES = {
     "apply_": "masking",
     "bootstrap": "resampling",
     "compare": "comparing",
+    "first_look": "looking",
     "lightning_callback": "hooks",
     "load_masks": "masking",
     "masks": "masking",

@@ -151,6 +151,10 @@ def output_tensor(output: Any) -> Tensor:
     )
 
 
+class EnoughError(BaseException):
+    """Raised inside a pass on a batch whose output nobody needs; the next batch follows."""
+
+
 @dataclass(frozen=True, slots=True)
 class Runner:
     """A model and the batches to run it on.
@@ -198,20 +202,28 @@ class Runner:
             If the model does not take a batch, or an output is no floating-point tensor or has
             not one row a sample.
         """
+        for output in self.live_outputs():
+            yield output.detach().to("cpu", torch.float32)
+
+    def live_outputs(self) -> Iterator[Tensor]:
+        """Like `outputs`, but where and as the model returns them, with their graph."""
         _seed(self.seed)
         device = device_of(self.model)
         for index, batch in enumerate(self.batches):
             moved = to_device(batch, device)
             if self.on_batch is not None:
                 self.on_batch(index)
-            output = output_tensor(self._run(index, moved))
+            try:
+                output = output_tensor(self._run(index, moved))
+            except EnoughError:
+                continue
             expected = _samples(moved) if self.forward is None else None
             if output.ndim == 0 or output.numel() == 0 or expected not in (None, len(output)):
                 raise ValueError(
                     f"the output on batch {index} has shape {tuple(output.shape)}, "
                     f"must have one row for each of the {expected or 'n'} samples"
                 )
-            yield output.detach().to("cpu", torch.float32)
+            yield output
 
     def _run(self, index: int, batch: Any) -> Any:
         """Run the model; what a batch that does not fit its ``forward`` raises names the batch."""

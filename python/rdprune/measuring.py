@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from numbers import Integral
+from functools import partial
 from operator import index
 from os import PathLike
 from typing import Any
@@ -13,24 +13,31 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from rdprune.adaptive import settle
 from rdprune.batches import Forward, Runner, preserved, read
 from rdprune.criteria import SampleErrors, parse
-from rdprune.distortion import Measurement, Reference
-from rdprune.layers import Prunable, count_macs, prunable, signature
-from rdprune.magnitude import kept_count, level_label
-from rdprune.prefix import MEMORY, Prefix
-from rdprune.progress import progress_bar
+from rdprune.distortion import Reference
+from rdprune.grid import check_layers, layer_macs, layer_options, read_levels
+from rdprune.layers import prunable, signature
+from rdprune.prefix import FEWEST, FEWEST_SETTLING, MEMORY, Prefix
 from rdprune.recovery import RECOVERIES, recovered
 from rdprune.store import Store
-from rdprune.sweeping import MASK, Option, Sweep, costs, open_shelf
-from rdprune_core import RDTable, __version__
+from rdprune.sweeping import Sweep, open_shelf
+from rdprune.tabling import MASK, Findings
+from rdprune_core import RDTable, __version__, allocate
+from rdprune_core.budget import Budget
+
+AUTO = "auto"
+AUTO_LEVELS = 101
 
 
 def measure(
     model: nn.Module,
     batches: Iterable[Any],
     *,
-    levels: int | Sequence[float] = 101,
+    levels: int | str | Sequence[float] = 101,
+    budgets: Sequence[Budget] | None = None,
+    objective: str = "additive",
     distortion: str | SampleErrors = "mse",
     recovery: str = "none",
     ignore: str | Iterable[str] = (),
@@ -60,7 +67,14 @@ def measure(
         element is the input, or dicts of keyword arguments (``labels`` apart).
     levels : int or sequence of float
         Number of evenly spaced sparsities from 0 to 1, or the sparsities themselves, in [0, 1].
-        0, the dense layer, is always added.
+        0, the dense layer, is always added. ``"auto"``: 101 levels, of which a few are measured
+        and the others interpolated, until the allocations at the `budgets` and the options next
+        to them were measured.
+    budgets : sequence of budgets, optional
+        With ``levels="auto"``: where the table will be used, each as for
+        `rdprune_core.allocate`, such as ``["20%", {"params": "30%", "macs": "40%"}]``.
+    objective : str
+        With ``levels="auto"``: ``"additive"`` or ``"joint"``, what is minimised there.
     distortion : str or callable
         Error of a sample, and after a comma how the samples are reduced: ``"mse"``, ``"max"``
         (the largest of the mean square errors), ``"cvar:0.1"`` (the worst tenth), ``"kl:2"``,
@@ -111,15 +125,16 @@ def measure(
     RuntimeWarning
         If prefix reuse cannot be exact on this model, so that whole passes are run instead.
     """
-    chosen = _levels(levels)
+    _check_auto(levels, budgets, objective, responses, keep_errors)
+    chosen = read_levels(AUTO_LEVELS if _is_auto(levels) else levels)
     criterion = parse(distortion)
     _check_options(recovery, responses, seed)
     if index(reuse_memory) < 0:
         raise ValueError(f"reuse_memory is {reuse_memory}, must not be negative")
     found = prunable(model, ignore=ignore, layers=layers)
-    _check_layers(found)
+    check_layers(found)
     data = read(batches)
-    options = {name: _options(layer, chosen) for name, layer in found.items()}
+    options = {name: layer_options(layer, chosen) for name, layer in found.items()}
     with recovered(model, recovery), preserved(model), ExitStack() as stack:
         runner = Runner(model, data, forward, seed)
         reference = Reference(
@@ -135,49 +150,78 @@ def measure(
             shelf = open_shelf(
                 opened, runner, reference, distortion=criterion.name, recovery=recovery
             )
-        macs = _macs(found, runner)
+        metadata = {
+            "model": signature(model),
+            "distortion": criterion.name,
+            "recovery": recovery,
+            "samples": reference.samples,
+            "outputs": reference.elements,
+            "seed": seed,
+            "projection": reference.projection,
+            "rdprune": __version__,
+            "shapes": {name: list(layer.parameter.shape) for name, layer in found.items()},
+            "mask": MASK,
+        }
+        findings = Findings(found, options, layer_macs(found, runner), metadata)
+        targets = _targets(findings, budgets, objective)
         prefix = Prefix(runner, reference, found, memory=reuse_memory) if reuse else None
-        counts, weights = costs(options, prefix)
-        meter = stack.enter_context(progress_bar(counts, progress, weights))
-        sweep = Sweep(runner, reference, meter, prefix, shelf)
         if prefix is not None:
             stack.enter_context(prefix.installed())
-        measured = {
-            name: sweep.measure_layer(found[name], options[name])
-            for name in (prefix.order if prefix else found)
-        }
-    metadata = {
-        "model": signature(model),
-        "distortion": criterion.name,
-        "recovery": recovery,
-        "samples": reference.samples,
-        "outputs": reference.elements,
-        "seed": seed,
-        "projection": reference.projection,
-        "rdprune": __version__,
-        "shapes": {name: list(layer.parameter.shape) for name, layer in found.items()},
-        "mask": MASK,
-    }
-    return _table(found, options, measured, macs, metadata, keep_errors)
+        sweep = Sweep(
+            runner, reference, prefix, shelf, fewest=FEWEST if budgets is None else FEWEST_SETTLING
+        )
+        if budgets is None:
+            sweep.measure(findings, findings.everything(), progress)
+        else:
+            settle(
+                lambda wanted: sweep.measure(findings, wanted, progress),
+                lambda: [solve(findings.table()) for solve in targets],
+                findings.positions,
+                findings.levels(),
+            )
+    return findings.table(keep_errors=keep_errors)
 
 
-def _levels(levels: int | Sequence[float]) -> list[float]:
-    """Sorted, unique sparsities, 0 the first."""
-    if isinstance(levels, Integral) and not isinstance(levels, bool):
-        if levels < 2:
-            raise ValueError(f"levels is {levels}, must be at least 2")
-        last = int(levels) - 1
-        return [float(round(i / last, 12)) for i in range(last + 1)]
-    if isinstance(levels, str) or not isinstance(levels, Iterable):
-        raise ValueError(f"levels is {levels!r}, must be an integer or a sequence of sparsities")
-    values = {0.0}
-    for level in levels:
-        if not 0 <= level <= 1:
-            raise ValueError(f"levels holds {level}, must hold sparsities in [0, 1]")
-        values.add(float(round(level, 12)))
-    if len(values) < 2:
-        raise ValueError("levels holds no sparsity above 0")
-    return sorted(values)
+def _targets(
+    findings: Findings, budgets: Sequence[Budget] | None, objective: str
+) -> list[Callable[[RDTable], NDArray[np.int64]]]:
+    """Return what chooses at each budget, once it is known that none of them is impossible."""
+    if budgets is None:
+        return []
+    if isinstance(budgets, (str, Mapping)) or not isinstance(budgets, Iterable):
+        raise ValueError(f"budgets is {budgets!r}, must be a list of budgets, such as ['20%']")
+    for budget in budgets:
+        allocate(findings.costs_only(), budget)
+
+    def choose(budget: Budget, table: RDTable) -> NDArray[np.int64]:
+        return allocate(table, budget, objective=objective).choice
+
+    return [partial(choose, budget) for budget in budgets]
+
+
+def _check_auto(
+    levels: int | str | Sequence[float],
+    budgets: Sequence[Budget] | None,
+    objective: str,
+    responses: int,
+    keep_errors: bool,
+) -> None:
+    if objective not in ("additive", "joint"):
+        raise ValueError(f"objective is {objective!r}, must be 'additive' or 'joint'")
+    if _is_auto(levels) != (budgets is not None):
+        raise ValueError(
+            "levels='auto' and budgets= go together: what is measured depends on where it is used"
+        )
+    if budgets is None:
+        return
+    if objective == "joint" and not responses:
+        raise ValueError('objective "joint" needs responses above 0')
+    if keep_errors:
+        raise ValueError("keep_errors needs every level measured, not levels='auto'")
+
+
+def _is_auto(levels: Any) -> bool:
+    return isinstance(levels, str) and levels == AUTO
 
 
 def _check_options(recovery: str, responses: int, seed: int) -> None:
@@ -187,69 +231,3 @@ def _check_options(recovery: str, responses: int, seed: int) -> None:
         raise ValueError(f"responses is {responses}, must not be negative")
     if not 0 <= index(seed) < 2**32:
         raise ValueError(f"seed is {seed}, must be between 0 and 2**32 - 1")
-
-
-def _check_layers(layers: Mapping[str, Prunable]) -> None:
-    if not layers:
-        raise ValueError("model has no layer to measure: no linear or convolution weight is left")
-    for name, layer in layers.items():
-        if layer.masked:
-            raise ValueError(f"layer {name!r} carries a mask: applied already; strip_ first")
-
-
-def _options(layer: Prunable, levels: Iterable[float]) -> list[Option]:
-    numel = layer.parameter.numel()
-    return [Option(level_label(level), kept_count(numel, level)) for level in levels]
-
-
-def _macs(layers: Mapping[str, Prunable], runner: Runner) -> dict[str, int]:
-    macs = {}
-    counted = count_macs(layers, lambda: sum(len(output) for output in runner.outputs()))
-    for name, count in counted.items():
-        if count is None:
-            raise ValueError(
-                f"layer {name!r} never runs on the batches, so nothing can be measured: "
-                f"add {name!r} to ignore"
-            )
-        macs[name] = count
-    return macs
-
-
-def _table(
-    layers: Mapping[str, Prunable],
-    options: Mapping[str, Sequence[Option]],
-    measured: Mapping[str, Sequence[Measurement]],
-    macs: Mapping[str, int],
-    metadata: dict[str, Any],
-    keep_errors: bool,
-) -> RDTable:
-    params = [_array([option.kept for option in options[name]]) for name in layers]
-    numel = _array([layer.parameter.numel() for layer in layers.values()])
-    dense_macs = _array([macs[name] for name in layers])
-    kept_macs = [
-        _array([-(-int(total) * int(kept) // int(count)) for kept in row])
-        for row, total, count in zip(params, dense_macs, numel, strict=True)
-    ]
-    sketches = [
-        np.stack([m.response for m in measured[name] if m.response is not None])
-        for name in layers
-        if metadata["projection"]
-    ]
-    return RDTable.from_arrays(
-        {"params": params, "macs": kept_macs},
-        [np.array([m.distortion for m in measured[name]]) for name in layers],
-        names=list(layers),
-        options=[[option.label for option in options[name]] for name in layers],
-        responses=sketches or None,
-        errors=_errors([measured[name] for name in layers]) if keep_errors else None,
-        dense={"params": numel, "macs": dense_macs},
-        metadata=metadata,
-    )
-
-
-def _errors(rows: Iterable[Sequence[Measurement]]) -> list[NDArray[np.float64]]:
-    return [np.stack([m.errors for m in row if m.errors is not None]) for row in rows]
-
-
-def _array(values: Sequence[int]) -> NDArray[np.int64]:
-    return np.array(values, dtype=np.int64)

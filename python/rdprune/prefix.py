@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from rdprune.batches import Runner, preserved
+from rdprune.batches import EnoughError, Runner, preserved
 from rdprune.distortion import Measurement, Reference
 from rdprune.layers import Prunable
 from rdprune.tracing import NEVER, BatchTrace, Call, patched, trace
@@ -29,6 +29,8 @@ from rdprune.tracing import NEVER, BatchTrace, Call, patched, trace
 MEMORY = 1 << 30
 FEWEST = 4
 """Fewer passes than this cost less than recording and checking."""
+FEWEST_SETTLING = 2
+"""The same where more passes of a layer will follow, which need no check."""
 
 
 class DivergedError(RuntimeError):
@@ -84,6 +86,9 @@ class Prefix:
         self._next = 0
         self._taken: dict[Call, _Record] = {}
         self._warned = False
+        self._trusted: set[str] = set()
+        self._hasty = False
+        self._stateful = False
         self._batches: tuple[BatchTrace, ...] = ()
         problem = _obstacle(runner.model)
         if not problem:
@@ -98,6 +103,7 @@ class Prefix:
         for name in layers:
             saved = sum(_plan(batch, name).seconds for batch in found.batches)
             self.shares[name] = min(1.0, max(0.0, 1 - saved / total))
+        self._stateful = found.stateful
         if not found.stateful:
             first = found.batches[0].first_use
             self.order = tuple(sorted(layers, key=lambda name: first.get(name, NEVER)))
@@ -131,6 +137,9 @@ class Prefix:
             del self._held[index]
         try:
             with preserved(self.plain.model):
+                if self.trusts(layer) and not self._stateful:
+                    self._record_only()
+                    return True
                 # This also checks the records of the layer before, which are used here.
                 if self._reference.equals(self._finished(self._recording.outputs())):
                     self._settle()
@@ -139,6 +148,20 @@ class Prefix:
             pass
         self.forget(layer)
         return False
+
+    def trusts(self, layer: Prunable) -> bool:
+        """Whether a pass with this layer's records has agreed with one of the whole model."""
+        return layer.name in self._trusted
+
+    def _record_only(self) -> None:
+        """Record what runs before the layer, and end the passes there."""
+        self._hasty = True
+        try:
+            for _ in self._recording.outputs():
+                pass
+            self._settle()
+        finally:
+            self._hasty = False
 
     def agrees(self, layer: Prunable, expected: Measurement) -> bool:
         """Whether a pass with records measures what one of the whole model did, bit for bit.
@@ -156,6 +179,7 @@ class Prefix:
         except DivergedError:
             found = None
         if found is not None and found.same_bits(expected):
+            self._trusted.add(layer.name)
             return True
         self.forget(layer)
         return False
@@ -163,6 +187,7 @@ class Prefix:
     def forget(self, layer: Prunable) -> None:
         """Drop all records, because a check of this layer's failed, and say so."""
         self._held = {}
+        self._trusted = set()
         self._current = None
         self._idle(0)
         self._warn(
@@ -253,6 +278,8 @@ class Prefix:
             if step.keep and self._current is not None:
                 needed = step.call in self._current.needed
                 self._taken[step.call] = step.record or _Record.of(output, hollow=not needed)
+                if self._hasty and len(self._taken) == len(self._current.replaced):
+                    raise EnoughError
             return output
 
         return forward

@@ -74,7 +74,8 @@ def measured_table(table: RDTable) -> Table:
             *(f"{table.dense[other][index]:,}" for other in (cost, *others)),
             *(number(float(table.distortion[index][option])) for option in nearest),
         )
-    grid.caption = "distortion of the output with one layer pruned to the nearest measured sparsity"
+    what = "estimated distortion" if "estimated" in table.metadata else "distortion"
+    grid.caption = f"{what} of the output with one layer pruned to the nearest measured sparsity"
     return grid
 
 

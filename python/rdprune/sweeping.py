@@ -10,24 +10,16 @@ from random import Random
 import torch
 from torch import Tensor
 
+from rdprune.adaptive import Wanted
 from rdprune.batches import Runner
 from rdprune.distortion import Measurement, Reference
 from rdprune.layers import Prunable, signature
 from rdprune.magnitude import magnitude_order, order_mask, saved_weights, write_masked
 from rdprune.prefix import FEWEST, DivergedError, Prefix
-from rdprune.progress import Meter
+from rdprune.progress import Meter, progress_bar
 from rdprune.store import Shelf, Store, run_signature
+from rdprune.tabling import MASK, Findings, Option
 from rdprune_core import __version__
-
-MASK = "unstructured-magnitude"
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """A level of a layer: its label, and how many weights it keeps."""
-
-    label: str
-    kept: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,34 +31,56 @@ class Sweep:
     runner : Runner
         The dense model and its batches; use within `preserved`.
     reference : Reference
-    meter : Meter
-        Told what is done.
     prefix : Prefix, optional
         Gives what runs before a layer; installed.
     shelf : Shelf, optional
         Has, and gets, what was measured.
+    fewest : int
+        Fewer options of a layer than this do not pay for recording and checking.
     """
 
     runner: Runner
     reference: Reference
-    meter: Meter
     prefix: Prefix | None = None
     shelf: Shelf | None = None
+    fewest: int = FEWEST
 
-    def measure_layer(self, layer: Prunable, options: Sequence[Option]) -> list[Measurement]:
-        """Measure every option of a layer, once for each count of weights."""
+    def measure(self, findings: Findings, wanted: Wanted, progress: bool) -> None:
+        """Measure options and add them to the findings; `progress` shows a bar."""
+        options = {name: [findings.options[name][at] for at in row] for name, row in wanted.items()}
+        counts = {name: len(row) for name, row in options.items()}
+        order = findings.layers if self.prefix is None else self.prefix.order
+        with progress_bar(counts, progress, self._costs(options)) as meter:
+            for name in order:
+                if name in wanted:
+                    found = self._measure_layer(findings.layers[name], options[name], meter)
+                    known = findings.measured.setdefault(name, {})
+                    known.update(zip(wanted[name], found, strict=True))
+
+    def _costs(self, options: Mapping[str, Sequence[Option]]) -> dict[str, float]:
+        """Which part of a pass one option of each layer takes on average."""
+        costs = {}
+        for name, row in options.items():
+            share = 1.0 if self.prefix is None else self.prefix.shares[name]
+            costs[name] = share * len({option.kept for option in row}) / len(row)
+        return costs
+
+    def _measure_layer(
+        self, layer: Prunable, options: Sequence[Option], meter: Meter
+    ) -> list[Measurement]:
+        """Measure options of a layer, once for each count of weights."""
         weight = layer.parameter
-        self.meter.advance(layer.name, 0)
+        meter.advance(layer.name, 0)
         done = {weight.numel(): self.reference.unchanged()}
         labels: dict[int, list[str]] = {}
         for option in options:
             labels.setdefault(option.kept, []).append(option.label)
-        self._advance(layer, labels.pop(weight.numel(), []), found=True)
+        meter.advance(layer.name, len(labels.pop(weight.numel(), [])), found=True)
         for kept in list(labels):
             found = self._look_up(layer, kept)
             if found is not None:
                 done[kept] = found
-                self._advance(layer, labels.pop(kept), found=True)
+                meter.advance(layer.name, len(labels.pop(kept)), found=True)
         with saved_weights([weight]) as (saved,):
             for kept, measurement in self._measure(layer, saved, list(labels)):
                 if not math.isfinite(measurement.distortion):
@@ -78,7 +92,7 @@ class Sweep:
                 done[kept] = measurement
                 if self.shelf is not None:
                     self.shelf.put(layer.name, _key(kept), measurement)
-                self._advance(layer, labels[kept])
+                meter.advance(layer.name, len(labels[kept]))
         return [done[option.kept] for option in options]
 
     def _measure(
@@ -95,7 +109,10 @@ class Sweep:
         if self.shelf is not None:
             # Another process that works on the same should not be measuring the same option.
             Random().shuffle(counts)
-        if self.prefix is not None and len(counts) >= FEWEST and self.prefix.prepare(layer):
+        if self.prefix is not None and counts and self.prefix.trusts(layer):
+            if self.prefix.prepare(layer):
+                runner = self.prefix.reusing
+        elif self.prefix is not None and len(counts) >= self.fewest and self.prefix.prepare(layer):
             # Not the strongest: all zeros could hide what else a weight changes.
             probe = sorted(counts)[len(counts) // 2]
             counts.remove(probe)
@@ -117,9 +134,6 @@ class Sweep:
 
     def _look_up(self, layer: Prunable, kept: int) -> Measurement | None:
         return None if self.shelf is None else self.shelf.get(layer.name, _key(kept))
-
-    def _advance(self, layer: Prunable, labels: Sequence[str], *, found: bool = False) -> None:
-        self.meter.advance(layer.name, len(labels), found=found)
 
 
 def _key(kept: int) -> str:
@@ -143,15 +157,3 @@ def open_shelf(
     run = run_signature(runner.model, runner.batches, found, runner.forward, settings)
     about = {**settings, "model": signature(runner.model), "rdprune": __version__}
     return store.shelf(run, about, samples=reference.samples, size=reference.projection)
-
-
-def costs(
-    options: Mapping[str, Sequence[Option]], prefix: Prefix | None
-) -> tuple[dict[str, int], dict[str, float]]:
-    """Options of each layer, and which part of a pass one takes on average."""
-    counts, costs = {}, {}
-    for name, row in options.items():
-        share = 1.0 if prefix is None else prefix.shares[name]
-        counts[name] = len(row)
-        costs[name] = share * len({option.kept for option in row}) / len(row)
-    return counts, costs

@@ -64,7 +64,7 @@ def needs(argument):
 constant = 1
 """
 USE = ["--model", "mine:model", "--data", "mine:batches"]
-COMMANDS = ["demo", "measure", "allocate", "frontier", "apply", "verify", "compare"]
+COMMANDS = ["demo", "measure", "look", "allocate", "frontier", "apply", "verify", "compare"]
 
 
 @pytest.fixture
@@ -135,6 +135,30 @@ def test_the_whole_way() -> None:
     assert verified["kept_total"] == verified["expected_total"] == applied["kept_total"]
     stored = [*USE, "--allocation", "mine.json", "--weights", "pruned.safetensors"]
     assert succeed("verify", *stored)["true"] == pytest.approx(verified["true"], rel=1e-6)
+
+
+@pytest.mark.usefixtures("here")
+def test_measuring_for_budgets() -> None:
+    """With --levels auto the choices at the budgets given are measured, and most others are not."""
+    budgets = ["--sparsity", "50%", "--budget", "macs=40%"]
+    found = succeed("measure", *USE, "--levels", "auto", *budgets, "--output", "auto.npz")
+    assert found["options"] == 202
+    assert found["interpolated"] > 101
+    table = RDTable.load("auto.npz")
+    skipped = table.metadata["interpolated"]
+    for option in (["--sparsity", "0.5"], ["--budget", "macs=40%"]):
+        chosen = succeed("allocate", "auto.npz", *option)
+        for name, label in zip(chosen["names"], chosen["options"], strict=True):
+            assert label not in skipped.get(name, ())
+
+
+@pytest.mark.usefixtures("here")
+def test_a_first_look() -> None:
+    """Look writes a table of estimates that says so and can be allocated from."""
+    found = succeed("look", *USE, "--probes", "3", "--levels", "5", "--output", "look.npz")
+    assert found["metadata"]["estimated"] == "to first order, from 3 probes"
+    assert succeed("allocate", "look.npz", "--sparsity", "0.5")["status"] == "optimal"
+    assert "estimated distortion" in invoke("look", *USE, "--output", "look.npz").stdout
 
 
 @pytest.mark.usefixtures("here")
@@ -282,6 +306,8 @@ BAD = {
     "no batches": (["measure", *USE, "--data", "mine:empty", "--output", "t"], "batches"),
     "shape": (["measure", *USE, "--data", "mine:wrong_shape", "--output", "t"], "shapes"),
     "levels": (["measure", *USE, "--levels", "a,b", "--output", "t"], "got 'a,b'"),
+    "auto alone": (["measure", *USE, "--levels", "auto", "--output", "t"], "go together"),
+    "look auto": (["look", *USE, "--levels", "auto", "--output", "t"], "--levels auto is for"),
     "level range": (["measure", *USE, "--levels", "0,1.5", "--output", "t"], "1.5"),
     "bytes": (["measure", *USE, "--reuse-memory", "4T", "--output", "t"], "got '4T'"),
     "distortion": (["measure", *USE, "--distortion", "psnr", "--output", "t"], "psnr"),

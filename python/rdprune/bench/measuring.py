@@ -53,11 +53,29 @@ NETWORKS: Final = {
 }
 
 PLAIN: Final = "plain"
-METHODS: Final[dict[str, dict[str, Any]]] = {
-    PLAIN: {"reuse": False},
-    "prefix": {"reuse": True},
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How a method measures: with records or not, and which levels.
+
+    ``targets`` are groups of sparsities; for each group one table is measured, of the options that
+    its budgets need. Without any, all levels are measured.
+    """
+
+    reuse: bool
+    targets: tuple[tuple[float, ...], ...] = ()
+
+
+ONE_BY_ONE: Final = tuple((sparsity,) for sparsity in SPARSITIES)
+METHODS: Final = {
+    PLAIN: Method(reuse=False),
+    "prefix": Method(reuse=True),
+    "adaptive": Method(reuse=False, targets=ONE_BY_ONE),
+    "all": Method(reuse=True, targets=ONE_BY_ONE),
+    "all, one table": Method(reuse=True, targets=(SPARSITIES,)),
 }
-"""What each method gives `rdprune.measure` beside the levels; ``plain`` first."""
+"""Plain first. Of several tables the dearest one's work, time and memory are told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +143,12 @@ def run(names: Sequence[str], methods: Sequence[str], levels: int, step: Step) -
             full: list[float] = []
             for method in dict.fromkeys((PLAIN, *methods)):
                 step(f"{name}: {method}")
-                path = Path(folder) / f"{method}.npz"
-                found = _ask(name, method, levels, path)
-                true = _true_distortions(model, batches, RDTable.load(path))
+                path = Path(folder) / method.replace(" ", "-")
+                found, tables = _ask(name, method, levels, path)
+                true = [
+                    _true_distortion(model, batches, RDTable.load(table), sparsity)
+                    for sparsity, table in zip(SPARSITIES, tables, strict=True)
+                ]
                 full = full or true
                 excess = max(a / b - 1 for a, b in zip(true, full, strict=True))
                 if method in methods:
@@ -135,45 +156,54 @@ def run(names: Sequence[str], methods: Sequence[str], levels: int, step: Step) -
     return rows
 
 
-def _true_distortions(model: nn.Module, batches: Batches, table: RDTable) -> list[float]:
-    """Distortion, with all layers pruned, of the allocation at each sparsity."""
-    allocations = [allocate(table, sparsity=sparsity) for sparsity in SPARSITIES]
-    return [rdprune.verify(model, batches, allocation).true for allocation in allocations]
+def _true_distortion(model: nn.Module, batches: Batches, table: RDTable, sparsity: float) -> float:
+    """Distortion, with all layers pruned, of the allocation at a sparsity."""
+    return rdprune.verify(model, batches, allocate(table, sparsity=sparsity)).true
 
 
-def _ask(network: str, method: str, levels: int, path: Path) -> dict[str, Any]:
-    """Start a process that measures, and return what it tells."""
+def _ask(network: str, method: str, levels: int, path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Start a process that measures; return what it tells, and the table for each sparsity."""
     command = [sys.executable, "-m", __name__, network, method, str(levels), str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"measuring {network} by {method}: {done.stderr.strip()[-500:]}")
     found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    return found, found.pop("tables")
 
 
-def _main(name: str, method: str, levels: str, path: str) -> None:
-    network = NETWORKS[name]
+def _main(name: str, asked: str, levels: str, path: str) -> None:
+    network, method = NETWORKS[name], METHODS[asked]
     model, batches = network.model(), network.batches()
     with torch.no_grad(), MacCounter() as once:
         for pictures, _ in batches:
             model(pictures)
-    start = time.perf_counter()
-    with MacCounter() as counter:
-        table = rdprune.measure(
-            model,
-            batches,
-            levels=int(levels),
-            recovery=network.recovery,
-            progress=False,
-            **METHODS[method],
-        )
-    seconds = time.perf_counter() - start
-    table.save(path)
+    seconds, flops, tables = [], [], {}
+    for group in method.targets or (SPARSITIES,):
+        chosen: dict[str, Any] = {"levels": int(levels)}
+        if method.targets:
+            budgets = [f"{round(100 * (1 - sparsity), 9)}%" for sparsity in group]
+            chosen = {"levels": "auto", "budgets": budgets}
+        start = time.perf_counter()
+        with MacCounter() as counter:
+            table = rdprune.measure(
+                model,
+                batches,
+                recovery=network.recovery,
+                reuse=method.reuse,
+                progress=False,
+                **chosen,
+            )
+        seconds.append(time.perf_counter() - start)
+        flops.append(counter.flops)
+        file = f"{path}-{group[0]}.npz"
+        table.save(file)
+        tables.update(dict.fromkeys(group, file))
     unit = 1 if sys.platform == "darwin" else 1024
     found = {
-        "macs_ratio": counter.flops / once.flops,
-        "wall_s": seconds,
+        "macs_ratio": max(flops) / once.flops,
+        "wall_s": max(seconds),
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        "tables": [tables[sparsity] for sparsity in SPARSITIES],
     }
     sys.stdout.write(json.dumps(found))
 

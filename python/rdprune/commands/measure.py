@@ -10,10 +10,14 @@ from typing import Annotated
 import typer
 
 from rdprune import report
-from rdprune.commands.options import DataSpec, Device, Json, ModelSpec, example
-from rdprune.console import check_folders, emit, load_batches, load_model
+from rdprune.commands.options import DataSpec, Device, Json, ModelSpec, Sparsities, example
+from rdprune.console import amount, check_folders, emit, load_batches, load_model, pairs
 from rdprune.resampling import EXCESS_LIMIT, bootstrap
 from rdprune_core import InfeasibleBudgetError, RDTable
+from rdprune_core.budget import Budget
+
+#: ``--levels`` for measuring only what the budgets need.
+AUTO = "auto"
 
 #: Where the bootstrap asks whether the samples decide, and how often it draws.
 CHECKED_SPARSITIES = (0.5, 0.7, 0.9)
@@ -33,8 +37,20 @@ def measure(
     data: DataSpec,
     output: Annotated[Path, typer.Option(help="Table to write, .npz.")],
     levels: Annotated[
-        str, typer.Option(help="How many evenly spaced sparsities, or a list: 0,0.5,0.9.")
+        str,
+        typer.Option(
+            help="How many evenly spaced sparsities, a list: 0,0.5,0.9, or auto: 101, of which "
+            "those are measured that --budget or --sparsity needs."
+        ),
     ] = "101",
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[COST=]AMOUNT", help="With auto: 20%, or macs=35%; repeatable."),
+    ] = None,
+    sparsity: Sparsities = None,
+    objective: Annotated[
+        str, typer.Option(help="With auto: what is minimised at the budgets, additive or joint.")
+    ] = "additive",
     distortion: Annotated[
         str,
         typer.Option(
@@ -81,6 +97,8 @@ def measure(
             network,
             batches,
             levels=parse_levels(levels),
+            budgets=parse_budgets(budget or [], sparsity or []),
+            objective=objective,
             distortion=distortion,
             recovery=recovery,
             ignore=tuple(ignore or ()),
@@ -89,23 +107,26 @@ def measure(
             reuse=reuse,
             reuse_memory=parse_bytes(reuse_memory),
             store=store,
-            keep_errors=keep_errors,
+            keep_errors=keep_errors and levels != AUTO,
         )
     except KeyboardInterrupt:
         typer.echo(f"rdprune: {how_to_go_on(store)}", err=True)
         raise
     seconds = time.perf_counter() - start_time
     table.save(output)
-    drawn = noise(table) if keep_errors else []
+    drawn = noise(table) if table.errors is not None else []
+    skipped = sum(map(len, table.metadata.get("interpolated", {}).values()))
     payload = {
         "output": str(output),
         "layers": list(table.names),
         "options": sum(len(options) for options in table.options),
+        "interpolated": skipped,
         "seconds": seconds,
         "metadata": table.metadata,
         "noise": drawn,
     }
-    footer = f"{payload['options']} options in {seconds:.1f} s; table written to {output}"
+    counted = f"{payload['options']} options" + (f", {skipped} interpolated," if skipped else "")
+    footer = f"{counted} in {seconds:.1f} s; table written to {output}"
     emit(json, payload, lambda out: out.print(report.measured_table(table), footer))
     warning = too_few_samples(drawn)
     if warning:
@@ -153,13 +174,78 @@ def how_to_go_on(store: Path | None) -> str:
     return f"what was measured is kept in {store}: run the same command again to go on"
 
 
-def parse_levels(text: str) -> int | list[float]:
-    """Return a number of levels, or the levels of a comma-separated list."""
+@app.command(
+    epilog=example(
+        "rdprune look --model rdprune.demo.network:trained \\",
+        "    --data rdprune.demo.data:calibration --recovery batchnorm --output look.npz",
+    )
+)
+def look(
+    model: ModelSpec,
+    data: DataSpec,
+    output: Annotated[Path, typer.Option(help="Table of estimates to write, .npz.")],
+    levels: Annotated[
+        str, typer.Option(help="How many evenly spaced sparsities, or a list: 0,0.5,0.9.")
+    ] = "101",
+    probes: Annotated[int, typer.Option(help="Backward passes; more are more exact.")] = 32,
+    recovery: Annotated[str, typer.Option(help="State: none or batchnorm.")] = "none",
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(help="Layer to leave alone: name, glob or re:regex; repeatable."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the probes.")] = 0,
+    device: Device = "cpu",
+    json: Json = None,
+) -> None:
+    """Estimate the whole table from a few backward passes: a first look, not a measurement."""
+    import rdprune
+
+    check_folders(output, json)
+    network = load_model(model, device)
+    batches = load_batches(data)
+    chosen = parse_levels(levels)
+    if isinstance(chosen, str):
+        raise ValueError("--levels auto is for rdprune measure")
+    table = rdprune.first_look(
+        network,
+        batches,
+        levels=chosen,
+        probes=probes,
+        recovery=recovery,
+        ignore=tuple(ignore or ()),
+        seed=seed,
+    )
+    table.save(output)
+    payload = {"output": str(output), "layers": list(table.names), "metadata": table.metadata}
+    footer = f"estimates, {table.metadata['estimated']}; table written to {output}"
+    emit(json, payload, lambda out: out.print(report.measured_table(table), footer))
+
+
+def parse_levels(text: str) -> int | str | list[float]:
+    """Return a number of levels, ``"auto"``, or the levels of a comma-separated list."""
+    if text == AUTO:
+        return text
     try:
         return int(text) if text.strip().isdecimal() else [float(x) for x in text.split(",")]
     except ValueError:
-        message = f"--levels must be a whole number or sparsities like 0,0.5,0.9, got {text!r}"
+        message = (
+            f"--levels must be a whole number, auto or sparsities like 0,0.5,0.9, got {text!r}"
+        )
         raise ValueError(message) from None
+
+
+def parse_budgets(entries: list[str], sparsities: list[float]) -> list[Budget] | None:
+    """Return each ``[cost=]amount`` as a budget of its own, and each sparsity as one; or None."""
+    found: list[Budget] = []
+    for entry in entries:
+        found.append(
+            amount(entry) if "=" not in entry else pairs("--budget", "COST=AMOUNT", [entry]) or {}
+        )
+    for value in sparsities:
+        if not 0 <= value <= 1:
+            raise ValueError(f"--sparsity is {value}, must be between 0 and 1")
+        found.append({"params": f"{round(100 * (1 - value), 10)}%"})
+    return found or None
 
 
 def parse_bytes(text: str) -> int:

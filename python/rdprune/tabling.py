@@ -1,0 +1,127 @@
+"""The table of what was measured, and of what is interpolated between."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rdprune.adaptive import Wanted, fill, fill_responses
+from rdprune.distortion import Measurement
+from rdprune.layers import Prunable
+from rdprune.magnitude import label_level
+from rdprune_core import RDTable
+
+MASK = "unstructured-magnitude"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A level of a layer: its label, and how many weights it keeps."""
+
+    label: str
+    kept: int
+
+
+@dataclass(slots=True)
+class Findings:
+    """What is known of every layer's options, and the table of it.
+
+    Attributes
+    ----------
+    layers : mapping of str to Prunable
+    options : mapping of str to sequence of Option
+        By rising level.
+    macs : mapping of str to int
+        Multiply-accumulates of a sample, of the dense layers.
+    metadata : dict
+    measured : dict of str to dict of int to Measurement
+        By layer and position among its options.
+    """
+
+    layers: Mapping[str, Prunable]
+    options: Mapping[str, Sequence[Option]]
+    macs: Mapping[str, int]
+    metadata: dict[str, Any]
+    measured: dict[str, dict[int, Measurement]] = field(default_factory=dict)
+
+    def levels(self) -> dict[str, NDArray[np.float64]]:
+        """Fraction removed by each option of each layer."""
+        return {
+            name: np.array([label_level(option.label) for option in row])
+            for name, row in self.options.items()
+        }
+
+    def positions(self) -> dict[str, list[int]]:
+        """Positions measured, of every layer."""
+        return {name: sorted(self.measured.get(name, ())) for name in self.layers}
+
+    def everything(self) -> Wanted:
+        """Positions of all options."""
+        return {name: list(range(len(row))) for name, row in self.options.items()}
+
+    def table(self, *, keep_errors: bool = False) -> RDTable:
+        """Return all options, those not measured interpolated and named in the metadata.
+
+        ``metadata["interpolated"]`` has their labels by layer, if there are any. Errors of the
+        samples are kept of tables only that are measured whole.
+        """
+        distortion, responses, interpolated = [], [], {}
+        for name, levels in self.levels().items():
+            at = sorted(self.measured[name])
+            known = [self.measured[name][position] for position in at]
+            curve = fill(levels, at, np.array([m.distortion for m in known]))
+            distortion.append(curve)
+            sketches = [m.response for m in known if m.response is not None]
+            if sketches:
+                responses.append(fill_responses(levels, at, np.stack(sketches), curve))
+            rest = sorted(set(range(len(levels))) - set(at))
+            if rest:
+                interpolated[name] = [self.options[name][position].label for position in rest]
+        extra = {"interpolated": interpolated} if interpolated else {}
+        errors = self._errors() if keep_errors else None
+        return self._assemble(distortion, responses or None, errors, {**self.metadata, **extra})
+
+    def costs_only(self) -> RDTable:
+        """Return the table with distortions of zero, to try budgets on."""
+        zeros = [np.zeros(len(row)) for row in self.options.values()]
+        return self._assemble(zeros, None, None, self.metadata)
+
+    def _assemble(
+        self,
+        distortion: list[NDArray[np.float64]],
+        responses: list[NDArray[np.float32]] | None,
+        errors: list[NDArray[np.float64]] | None,
+        metadata: dict[str, Any],
+    ) -> RDTable:
+        params = [_array([option.kept for option in row]) for row in self.options.values()]
+        numel = _array([layer.parameter.numel() for layer in self.layers.values()])
+        dense_macs = _array([self.macs[name] for name in self.layers])
+        kept_macs = [
+            _array([-(-int(total) * int(kept) // int(count)) for kept in row])
+            for row, total, count in zip(params, dense_macs, numel, strict=True)
+        ]
+        return RDTable.from_arrays(
+            {"params": params, "macs": kept_macs},
+            distortion,
+            names=list(self.layers),
+            options=[[option.label for option in row] for row in self.options.values()],
+            responses=responses,
+            errors=errors,
+            dense={"params": numel, "macs": dense_macs},
+            metadata=metadata,
+        )
+
+    def _errors(self) -> list[NDArray[np.float64]]:
+        rows = []
+        for name in self.layers:
+            found = [self.measured[name][at] for at in range(len(self.options[name]))]
+            rows.append(np.stack([m.errors for m in found if m.errors is not None]))
+        return rows
+
+
+def _array(values: Sequence[int]) -> NDArray[np.int64]:
+    return np.array(values, dtype=np.int64)
