@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rdprune.comparing import CompareRow
+    from rdprune.recipes.recipe import Recipe
     from rdprune.runfolder import Round
     from rdprune.verifying import VerifyReport
     from rdprune_core import Allocation, Frontier, RDTable
@@ -204,6 +205,16 @@ COMPARE_COLUMNS: Final = (
     ("repaired_distortion_heldout", "repair:\nheld out", min),
     ("repaired_top1", "repair:\ntop-1", max),
 )
+
+
+def recipes_table(recipes: Iterable[Recipe]) -> Table:
+    """Return one row a recipe."""
+    grid = _grid("", "network", "calibration", "rounds", "amount", "steps", "batch", "rate")
+    for entry in recipes:
+        numbers = (entry.calibration, entry.rounds, entry.amount, entry.steps, entry.batch)
+        texts = [f"{value:,}" for value in numbers]
+        grid.add_row(entry.name, entry.title, *texts, f"{entry.optimizer} {entry.rate:g}")
+    return grid
 
 
 def history_table(rounds: Iterable[Round]) -> Table:

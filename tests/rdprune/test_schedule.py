@@ -258,7 +258,7 @@ def test_geometric_levels():
         ({"rounds": 40}, "rounds is 40: at amount 0.2 the last would keep none of the 174"),
         ({"method": "best"}, "method is 'best', must be one of rdprune"),
         ({"method": "lamp", "cost": "macs"}, "method 'lamp' counts params, not 'macs'"),
-        ({"distortion": "kl"}, "distortion is 'kl'"),
+        ({"distortion": "worst"}, "distortion is 'worst'"),
         ({"finetune": lambda model, step: {"loss": float("nan")}}, "finetune returned loss = nan"),
     ],
 )
