@@ -17,12 +17,13 @@ from rdprune.batches import Forward, Runner, preserved, read
 from rdprune.criteria import SampleErrors, parse
 from rdprune.distortion import Measurement, Reference
 from rdprune.layers import Prunable, count_macs, prunable, signature
-from rdprune.magnitude import kept_count, level_label
+from rdprune.menu import LABELLED, menu
 from rdprune.prefix import MEMORY, Prefix
 from rdprune.progress import progress_bar
 from rdprune.recovery import RECOVERIES, recovered
+from rdprune.scoring import Score, scores
 from rdprune.store import Store
-from rdprune.sweeping import MASK, Option, Sweep, costs, open_shelf
+from rdprune.sweeping import Option, Sweep, costs, open_shelf
 from rdprune_core import RDTable, __version__
 
 
@@ -31,6 +32,8 @@ def measure(
     batches: Iterable[Any],
     *,
     levels: int | Sequence[float] = 101,
+    shapes: Iterable[str] = (),
+    criterion: str | Score = "magnitude",
     distortion: str | SampleErrors = "mse",
     recovery: str = "none",
     ignore: str | Iterable[str] = (),
@@ -46,7 +49,7 @@ def measure(
 ) -> RDTable:
     """Measure the cost and the distortion of every sparsity of every layer.
 
-    Each layer in turn is masked by magnitude at each level, all others being dense, and the model
+    Each layer in turn is masked with each option, all others being dense, and the model
     runs on all batches (Xu et al. 2023, *Efficient Joint Optimization of Layer-Adaptive Weight
     Pruning in Deep Neural Networks*, section 3). The model is left exactly as it was, also after
     an error or an interrupt.
@@ -61,6 +64,13 @@ def measure(
     levels : int or sequence of float
         Number of evenly spaced sparsities from 0 to 1, or the sparsities themselves, in [0, 1].
         0, the dense layer, is always added.
+    shapes : iterable of str
+        Further options of every layer: ``"2:4"``, ``"4x2:0.5"`` (blocks), ``"out:0.5"``,
+        ``"in:0.5"`` (channels), each measured with the very mask that is applied; see
+        `rdprune.shapes`.
+    criterion : str or callable
+        What a mask keeps first: ``"magnitude"``, ``"wanda"``, ``"taylor"`` (needs labels) or a
+        callable that scores a layer; see `rdprune.scoring`.
     distortion : str or callable
         Error of a sample, and after a comma how the samples are reduced: ``"mse"``, ``"max"``
         (the largest of the mean square errors), ``"cvar:0.1"`` (the worst tenth), ``"kl:2"``,
@@ -94,9 +104,10 @@ def measure(
     Returns
     -------
     RDTable
-        A layer for each prunable parameter, an option for each level, labelled such as ``"0.35"``.
-        Costs ``params``, weights kept, ``numel - round(level * numel)``, and ``macs``,
-        multiply-accumulates a sample, in proportion to the weights kept and rounded up.
+        A layer for each prunable parameter, an option for each level, labelled such as ``"0.35"``,
+        and for each shape. Costs ``params``, weights kept, ``numel - round(level * numel)`` for a
+        level, and ``macs``, multiply-accumulates a sample, in proportion to the weights kept and
+        rounded up.
 
     Raises
     ------
@@ -112,14 +123,20 @@ def measure(
         If prefix reuse cannot be exact on this model, so that whole passes are run instead.
     """
     chosen = _levels(levels)
-    criterion = parse(distortion)
+    kind = parse(distortion)
     _check_options(recovery, responses, seed)
     if index(reuse_memory) < 0:
         raise ValueError(f"reuse_memory is {reuse_memory}, must not be negative")
     found = prunable(model, ignore=ignore, layers=layers)
     _check_layers(found)
     data = read(batches)
-    options = {name: _options(layer, chosen) for name, layer in found.items()}
+    weighed = None
+    if criterion != "magnitude":
+        weighed = scores(
+            criterion, model, found, data, forward=forward, recovery=recovery, seed=seed
+        )
+    choices = menu(found, chosen, shapes, weighed)
+    options = choices.options
     with recovered(model, recovery), preserved(model), ExitStack() as stack:
         runner = Runner(model, data, forward, seed)
         reference = Reference(
@@ -127,19 +144,17 @@ def measure(
             distortion=distortion,
             projection=responses,
             seed=seed,
-            labels=runner.labels(criterion),
+            labels=runner.labels(kind),
         )
         shelf = None
         if store is not None:
             opened = stack.enter_context(Store(store))
-            shelf = open_shelf(
-                opened, runner, reference, distortion=criterion.name, recovery=recovery
-            )
+            shelf = open_shelf(opened, runner, reference, distortion=kind.name, recovery=recovery)
         macs = _macs(found, runner)
         prefix = Prefix(runner, reference, found, memory=reuse_memory) if reuse else None
         counts, weights = costs(options, prefix)
         meter = stack.enter_context(progress_bar(counts, progress, weights))
-        sweep = Sweep(runner, reference, meter, prefix, shelf)
+        sweep = Sweep(runner, reference, meter, prefix, shelf, choices.masks)
         if prefix is not None:
             stack.enter_context(prefix.installed())
         measured = {
@@ -148,7 +163,7 @@ def measure(
         }
     metadata = {
         "model": signature(model),
-        "distortion": criterion.name,
+        "distortion": kind.name,
         "recovery": recovery,
         "samples": reference.samples,
         "outputs": reference.elements,
@@ -156,8 +171,11 @@ def measure(
         "projection": reference.projection,
         "rdprune": __version__,
         "shapes": {name: list(layer.parameter.shape) for name, layer in found.items()},
-        "mask": MASK,
+        "mask": choices.kind,
     }
+    if choices.kind == LABELLED:
+        own = getattr(criterion, "__name__", type(criterion).__name__)
+        metadata["criterion"] = criterion if isinstance(criterion, str) else f"callable {own}"
     return _table(found, options, measured, macs, metadata, keep_errors)
 
 
@@ -195,11 +213,6 @@ def _check_layers(layers: Mapping[str, Prunable]) -> None:
     for name, layer in layers.items():
         if layer.masked:
             raise ValueError(f"layer {name!r} carries a mask: applied already; strip_ first")
-
-
-def _options(layer: Prunable, levels: Iterable[float]) -> list[Option]:
-    numel = layer.parameter.numel()
-    return [Option(level_label(level), kept_count(numel, level)) for level in levels]
 
 
 def _macs(layers: Mapping[str, Prunable], runner: Runner) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -24,10 +24,29 @@ MASK = "unstructured-magnitude"
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """A level of a layer: its label, and how many weights it keeps."""
+    """An option of a layer: its label, how many weights it keeps, and which.
+
+    Options of a layer with the same `key` have the same mask.
+    """
 
     label: str
     kept: int
+    key: str
+
+
+Masks = Callable[[Prunable, Tensor], Callable[[Option], Tensor]]
+"""Takes a layer and its dense weight; the function returned makes an option's mask."""
+
+
+def magnitude_masks(layer: Prunable, dense: Tensor) -> Callable[[Option], Tensor]:
+    """Masks that keep the largest weights."""
+    order = magnitude_order(dense, layer=layer.name)
+    return lambda option: order_mask(order, option.kept, dense.shape)
+
+
+def magnitude_key(kept: int) -> str:
+    """Say what a stored measurement was made with; the weights are in the run's signature."""
+    return f"{MASK} {kept}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +64,8 @@ class Sweep:
         Gives what runs before a layer; installed.
     shelf : Shelf, optional
         Has, and gets, what was measured.
+    masks : callable
+        Makes the masks that are measured.
     """
 
     runner: Runner
@@ -52,79 +73,79 @@ class Sweep:
     meter: Meter
     prefix: Prefix | None = None
     shelf: Shelf | None = None
+    masks: Masks = magnitude_masks
 
     def measure_layer(self, layer: Prunable, options: Sequence[Option]) -> list[Measurement]:
-        """Measure every option of a layer, once for each count of weights."""
+        """Measure every option of a layer, once for each mask."""
         weight = layer.parameter
         self.meter.advance(layer.name, 0)
-        done = {weight.numel(): self.reference.unchanged()}
-        labels: dict[int, list[str]] = {}
+        done: dict[str, Measurement] = {}
+        labels: dict[str, list[str]] = {}
         for option in options:
-            labels.setdefault(option.kept, []).append(option.label)
-        self._advance(layer, labels.pop(weight.numel(), []), found=True)
-        for kept in list(labels):
-            found = self._look_up(layer, kept)
-            if found is not None:
-                done[kept] = found
-                self._advance(layer, labels.pop(kept), found=True)
+            labels.setdefault(option.key, []).append(option.label)
+        left = []
+        for key, option in {option.key: option for option in options}.items():
+            dense = option.kept == weight.numel()
+            found = self.reference.unchanged() if dense else self._look_up(layer, option)
+            if found is None:
+                left.append(option)
+            else:
+                done[key] = found
+                self._advance(layer, labels[key], found=True)
         with saved_weights([weight]) as (saved,):
-            for kept, measurement in self._measure(layer, saved, list(labels)):
+            for option, measurement in self._measure(layer, saved, left):
+                key = option.key
                 if not math.isfinite(measurement.distortion):
                     raise ValueError(
-                        f"layer {layer.name!r}, option {labels[kept][0]!r}: the distortion is "
+                        f"layer {layer.name!r}, option {labels[key][0]!r}: the distortion is "
                         f"{measurement.distortion}, must be finite; leave out this level or the "
                         "layer"
                     )
-                done[kept] = measurement
+                done[key] = measurement
                 if self.shelf is not None:
-                    self.shelf.put(layer.name, _key(kept), measurement)
-                self._advance(layer, labels[kept])
-        return [done[option.kept] for option in options]
+                    self.shelf.put(layer.name, key, measurement)
+                self._advance(layer, labels[key])
+        return [done[option.key] for option in options]
 
     def _measure(
-        self, layer: Prunable, dense: Tensor, counts: list[int]
-    ) -> Iterator[tuple[int, Measurement]]:
-        """Measure a layer with so many weights kept, each from a pass of its own."""
-        order = magnitude_order(dense, layer=layer.name)
+        self, layer: Prunable, dense: Tensor, options: list[Option]
+    ) -> Iterator[tuple[Option, Measurement]]:
+        """Measure options of a layer, each with a pass of its own."""
+        made = self.masks(layer, dense)
 
-        def run(runner: Runner, kept: int) -> Measurement:
-            write_masked(layer.parameter, dense, order_mask(order, kept, dense.shape))
+        def run(runner: Runner, option: Option) -> Measurement:
+            write_masked(layer.parameter, dense, made(option))
             return self.reference.measure(runner.outputs())
 
         runner = self.runner if self.prefix is None else self.prefix.plain
         if self.shelf is not None:
             # Another process that works on the same should not be measuring the same option.
-            Random().shuffle(counts)
-        if self.prefix is not None and len(counts) >= FEWEST and self.prefix.prepare(layer):
+            Random().shuffle(options)
+        if self.prefix is not None and len(options) >= FEWEST and self.prefix.prepare(layer):
             # Not the strongest: all zeros could hide what else a weight changes.
-            probe = sorted(counts)[len(counts) // 2]
-            counts.remove(probe)
+            probe = sorted(options, key=lambda option: option.kept)[len(options) // 2]
+            options.remove(probe)
             measurement = run(runner, probe)
             if self.prefix.agrees(layer, measurement):
                 runner = self.prefix.reusing
             yield probe, measurement
-        for kept in counts:
-            measured = self._look_up(layer, kept)
+        for option in options:
+            measured = self._look_up(layer, option)
             if measured is None:
                 try:
-                    measured = run(runner, kept)
+                    measured = run(runner, option)
                 except DivergedError:
                     assert self.prefix is not None
                     self.prefix.forget(layer)
                     runner = self.prefix.plain
-                    measured = run(runner, kept)
-            yield kept, measured
+                    measured = run(runner, option)
+            yield option, measured
 
-    def _look_up(self, layer: Prunable, kept: int) -> Measurement | None:
-        return None if self.shelf is None else self.shelf.get(layer.name, _key(kept))
+    def _look_up(self, layer: Prunable, option: Option) -> Measurement | None:
+        return None if self.shelf is None else self.shelf.get(layer.name, option.key)
 
     def _advance(self, layer: Prunable, labels: Sequence[str], *, found: bool = False) -> None:
         self.meter.advance(layer.name, len(labels), found=found)
-
-
-def _key(kept: int) -> str:
-    """Say what a stored measurement was made with; the weights are in the run's signature."""
-    return f"{MASK} {kept}"
 
 
 def open_shelf(
@@ -153,5 +174,5 @@ def costs(
     for name, row in options.items():
         share = 1.0 if prefix is None else prefix.shares[name]
         counts[name] = len(row)
-        costs[name] = share * len({option.kept for option in row}) / len(row)
+        costs[name] = share * len({option.key for option in row}) / len(row)
     return counts, costs

@@ -274,6 +274,19 @@ def test_compare_takes_methods() -> None:
 
 
 @pytest.mark.usefixtures("here")
+def test_shapes_go_through() -> None:
+    """Options of other shapes are measured, chosen, applied and verified with equal counts."""
+    shapes = ["--shape", "2:4", "--shape", "out:0.25"]
+    succeed("measure", *USE, "--levels", "0,0.9", *shapes, "--output", "mixed.npz")
+    found = succeed("allocate", "mixed.npz", "--sparsity", "0.5", "--output", "mixed.json")
+    assert set(Allocation.load("mixed.json").options) <= {"0.0", "0.9", "2:4", "out:0.25"}
+    applied = succeed("apply", *USE[:2], "--allocation", "mixed.json", "--output", "m.safetensors")
+    assert applied["kept_total"] == found["cost"]["params"]
+    verified = succeed("verify", *USE, "--allocation", "mixed.json")
+    assert verified["kept_total"] == found["cost"]["params"]
+
+
+@pytest.mark.usefixtures("here")
 def test_prune_in_one_shot() -> None:
     """One round at the sparsity asked for, on batches or on noise; the weights' zeros agree."""
     from safetensors.torch import load_file

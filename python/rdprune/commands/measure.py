@@ -35,6 +35,10 @@ def measure(
     levels: Annotated[
         str, typer.Option(help="How many evenly spaced sparsities, or a list: 0,0.5,0.9.")
     ] = "101",
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(help="Option more: 2:4, 4x2:0.5 (blocks), out:0.5, in:0.5; repeatable."),
+    ] = None,
     distortion: Annotated[
         str,
         typer.Option(
@@ -81,6 +85,7 @@ def measure(
             network,
             batches,
             levels=parse_levels(levels),
+            shapes=tuple(shape or ()),
             distortion=distortion,
             recovery=recovery,
             ignore=tuple(ignore or ()),
