@@ -31,10 +31,15 @@ if TYPE_CHECKING:
     from rdprune.masking import save_masks as save_masks
     from rdprune.masking import strip_ as strip_
     from rdprune.measuring import measure as measure
+    from rdprune.noise import gaussian as gaussian
     from rdprune.recovery import repair_ as repair_
     from rdprune.resampling import Bootstrap as Bootstrap
     from rdprune.resampling import bootstrap as bootstrap
     from rdprune.resampling import reduce as reduce
+    from rdprune.rounds import Step as Step
+    from rdprune.runfolder import Round as Round
+    from rdprune.runfolder import read_history as read_history
+    from rdprune.schedule import iterate as iterate
     from rdprune.verifying import CountMismatchError as CountMismatchError
     from rdprune.verifying import VerifyReport as VerifyReport
     from rdprune.verifying import verify as verify
@@ -52,12 +57,17 @@ _HOMES = {
     "bootstrap": "resampling",
     "compare": "comparing",
     "first_look": "looking",
+    "gaussian": "noise",
+    "iterate": "schedule",
     "lightning_callback": "hooks",
     "load_masks": "masking",
     "masks": "masking",
     "measure": "measuring",
     "prunable": "layers",
     "reduce": "resampling",
+    "Round": "runfolder",
+    "Step": "rounds",
+    "read_history": "runfolder",
     "repair_": "recovery",
     "save_masks": "masking",
     "strip_": "masking",

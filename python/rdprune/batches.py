@@ -227,7 +227,7 @@ class Runner:
 
     def _run(self, index: int, batch: Any) -> Any:
         """Run the model; what a batch that does not fit its ``forward`` raises names the batch."""
-        run = _call if self.forward is None else self.forward
+        run = call if self.forward is None else self.forward
         try:
             return run(self.model, batch)
         except (TypeError, KeyError, IndexError, AttributeError) as error:
@@ -293,13 +293,14 @@ def _replace(target: dict[str, Any], items: Mapping[str, Any]) -> None:
     target.update(items)
 
 
-def _call(model: nn.Module, batch: Any) -> Any:
+def call(model: nn.Module, batch: Any) -> Any:
+    """Call a model with the inputs of a batch, and not with its labels."""
     if isinstance(batch, Mapping):
         return model(**{key: value for key, value in batch.items() if key not in _LABELS})
     if isinstance(batch, (tuple, list)):
         if not batch:
             raise ValueError("batches holds an empty tuple, must hold inputs")
-        return _call(model, batch[0])
+        return call(model, batch[0])
     return model(batch)
 
 

@@ -160,6 +160,9 @@ class _Plan:
 
 
 def _layers_of(model: nn.Module, table: RDTable) -> dict[str, Prunable]:
+    kind = table.metadata.get("mask", "unstructured-magnitude")
+    if kind != "unstructured-magnitude":
+        raise ValueError(f"table has masks of kind {kind!r}, must be 'unstructured-magnitude'")
     layers = named_layers(model, table.names, "table")
     shapes = table.metadata.get("shapes", {})
     for name, layer in layers.items():

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import typer
 from rich.console import Console
@@ -83,12 +83,28 @@ def _failed(error: Exception) -> int:
 
 
 def call(option: str, spec: str) -> Any:
-    """Import ``module:function``, the current folder first, and return what calling it returns.
+    """Return what calling ``module:function`` returns.
 
     Raises
     ------
     ValueError
         If the form is wrong, the function is missing, or importing or calling it fails.
+    """
+    function = find_function(option, spec)
+    try:
+        return function()
+    except Exception as error:
+        name = spec.partition(":")[2]
+        raise ValueError(f"{option} {spec}: {name}() failed: {_said(error)}") from error
+
+
+def find_function(option: str, spec: str) -> Callable[..., Any]:
+    """Import ``module:function``, the current folder first, and return the function.
+
+    Raises
+    ------
+    ValueError
+        If the form is wrong, the function is missing, or importing fails.
     """
     module_name, colon, name = spec.partition(":")
     if not (module_name and colon and name):
@@ -107,10 +123,7 @@ def call(option: str, spec: str) -> Any:
         close = get_close_matches(name, [n for n in dir(module) if callable(getattr(module, n))])
         hint = f"; close: {', '.join(close)}" if close else ""
         raise ValueError(f"{option} {spec}: {module_name} has no function {name!r}{hint}")
-    try:
-        return function()
-    except Exception as error:
-        raise ValueError(f"{option} {spec}: {name}() failed: {_said(error)}") from error
+    return cast("Callable[..., Any]", function)
 
 
 def _said(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""The grid of options: levels, labels and weights kept of every layer, and what it costs to run."""
+"""What is read and checked before anything is measured: levels, layers, multiply-accumulates."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from numbers import Integral
 
 from rdprune.batches import Runner
 from rdprune.layers import Prunable, count_macs
-from rdprune.magnitude import kept_count, level_label
-from rdprune.tabling import Option
 
 
 def read_levels(levels: int | str | Sequence[float]) -> list[float]:
@@ -45,12 +43,6 @@ def check_layers(layers: Mapping[str, Prunable]) -> None:
     for name, layer in layers.items():
         if layer.masked:
             raise ValueError(f"layer {name!r} carries a mask: applied already; strip_ first")
-
-
-def layer_options(layer: Prunable, levels: Iterable[float]) -> list[Option]:
-    """Options of a layer at these levels."""
-    numel = layer.parameter.numel()
-    return [Option(level_label(level), kept_count(numel, level)) for level in levels]
 
 
 def layer_macs(layers: Mapping[str, Prunable], runner: Runner) -> dict[str, int]:

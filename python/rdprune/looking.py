@@ -11,12 +11,14 @@ from torch import nn
 
 from rdprune.batches import Forward, Runner, preserved, read
 from rdprune.distortion import Measurement
-from rdprune.grid import check_layers, layer_macs, layer_options, read_levels
+from rdprune.grid import check_layers, layer_macs, read_levels
 from rdprune.layers import prunable, signature
+from rdprune.menu import menu
+from rdprune.options import MASK
 from rdprune.probing import STEP, first_order
 from rdprune.progress import progress_bar
 from rdprune.recovery import recovered
-from rdprune.tabling import MASK, Findings
+from rdprune.tabling import Findings
 from rdprune_core import RDTable, __version__
 
 
@@ -66,7 +68,7 @@ def first_look(
     found = prunable(model, ignore=ignore, layers=layers)
     check_layers(found)
     data = read(batches)
-    options = {name: layer_options(layer, chosen) for name, layer in found.items()}
+    options = menu(found, chosen, (), None).options
     kept = {name: [option.kept for option in row] for name, row in options.items()}
     with recovered(model, recovery), preserved(model):
         runner = Runner(model, data, forward, seed)

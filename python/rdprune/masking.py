@@ -12,14 +12,20 @@ from torch.nn.utils import prune
 
 from rdprune.layers import Prunable, named_layers
 from rdprune.magnitude import kept_count, label_level, magnitude_mask
+from rdprune.shapes import Shape, geometry, make_mask, parse_shape
 from rdprune.tensorfiles import load_tensors, save_tensors
 from rdprune_core import Allocation, FileFormatError
 
 _KIND = "rdprune-masks"
 
 
-def masks(model: nn.Module, allocation: Allocation) -> dict[str, Tensor]:
-    """Compute the masks of an allocation: the largest magnitudes of each layer stay.
+def masks(
+    model: nn.Module,
+    allocation: Allocation,
+    *,
+    scores: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Compute the masks of an allocation: what scores highest in each layer stays.
 
     Parameters
     ----------
@@ -27,6 +33,9 @@ def masks(model: nn.Module, allocation: Allocation) -> dict[str, Tensor]:
         The dense model, or one masked by `apply_` (whose dense weights count).
     allocation : Allocation
         What to keep.
+    scores : mapping of str to torch.Tensor, optional
+        Scores that the table was measured with, by `rdprune.scoring.scores`; needed for another
+        criterion than magnitude.
 
     Returns
     -------
@@ -37,14 +46,39 @@ def masks(model: nn.Module, allocation: Allocation) -> dict[str, Tensor]:
     Raises
     ------
     ValueError
-        If the allocation is of another model, or of another kind of mask.
+        If the allocation is of another model or of another kind of mask, or `scores` are missing.
     """
-    layers = named_layers(model, allocation.names, "allocation")
+    return layer_masks(named_layers(model, allocation.names, "allocation"), allocation, scores)
+
+
+def layer_masks(
+    layers: Mapping[str, Prunable],
+    allocation: Allocation,
+    scores: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Compute the masks of an allocation for its layers; see `masks`."""
     kept = expected_kept(layers, allocation)
-    return {
-        name: magnitude_mask(layer.parameter, kept[name], layer=name)
-        for name, layer in layers.items()
-    }
+    criterion = allocation.metadata.get("criterion", "magnitude")
+    if criterion != "magnitude" and scores is None:
+        raise ValueError(
+            f"allocation is by the criterion {criterion!r}: give the masks made with its scores"
+        )
+    if allocation.metadata.get("mask", "unstructured-magnitude") == "unstructured-magnitude":
+        return {
+            name: magnitude_mask(layer.parameter, kept[name], layer=name)
+            for name, layer in layers.items()
+        }
+    made = {}
+    for (name, layer), label in zip(layers.items(), allocation.options, strict=True):
+        values = layer.parameter.detach().abs() if scores is None else scores[name]
+        made[name] = make_mask(label, values, geometry(layer), layer=name)
+        count = int(made[name].count_nonzero())
+        if count != kept[name]:
+            raise ValueError(
+                f"allocation of other weights: the mask {label!r} of layer {name!r} keeps {count}, "
+                f"the allocation says {kept[name]}"
+            )
+    return made
 
 
 def expected_kept(layers: Mapping[str, Prunable], allocation: Allocation) -> dict[str, int]:
@@ -56,8 +90,10 @@ def expected_kept(layers: Mapping[str, Prunable], allocation: Allocation) -> dic
         If a layer's shape or size disagrees with the allocation.
     """
     kind = allocation.metadata.get("mask", "unstructured-magnitude")
-    if kind != "unstructured-magnitude":
-        raise ValueError(f"allocation has masks of kind {kind!r}, must be 'unstructured-magnitude'")
+    if kind not in ("unstructured-magnitude", "labelled"):
+        raise ValueError(
+            f"allocation has masks of kind {kind!r}, must be 'unstructured-magnitude' or 'labelled'"
+        )
     if "params" not in allocation.layer_costs:
         raise ValueError("allocation has no cost 'params', the weights kept in each layer")
     shapes = allocation.metadata.get("shapes", {})
@@ -65,17 +101,24 @@ def expected_kept(layers: Mapping[str, Prunable], allocation: Allocation) -> dic
     for name, label, count in zip(
         allocation.names, allocation.options, allocation.layer_costs["params"], strict=True
     ):
-        shape = tuple(layers[name].parameter.shape)
-        expected = tuple(shapes.get(name, shape))
-        if shape != expected:
+        found = tuple(layers[name].parameter.shape)
+        expected = tuple(shapes.get(name, found))
+        if found != expected:
             raise ValueError(
-                f"allocation of another model: layer {name!r} has shape {shape}, "
+                f"allocation of another model: layer {name!r} has shape {found}, "
                 f"the allocation's has {expected}"
             )
         try:
-            exact = kept_count(layers[name].parameter.numel(), label_level(label))
+            shape = (
+                parse_shape(label)
+                if kind == "labelled"
+                else Shape("weights", level=label_level(label))
+            )
         except ValueError as error:
             raise ValueError(f"layer {name!r}: {error}") from None
+        numel = layers[name].parameter.numel()
+        # What the others keep depends on where a block is cut: their masks are counted instead.
+        exact = kept_count(numel, shape.level) if shape.kind == "weights" else int(count)
         if exact != count:
             raise ValueError(
                 f"allocation of another model: layer {name!r} at sparsity {label} keeps {exact} "

@@ -17,13 +17,15 @@ from rdprune.adaptive import settle
 from rdprune.batches import Forward, Runner, preserved, read
 from rdprune.criteria import SampleErrors, parse
 from rdprune.distortion import Reference
-from rdprune.grid import check_layers, layer_macs, layer_options, read_levels
+from rdprune.grid import check_layers, layer_macs, read_levels
 from rdprune.layers import prunable, signature
+from rdprune.menu import LABELLED, menu
 from rdprune.prefix import FEWEST, FEWEST_SETTLING, MEMORY, Prefix
 from rdprune.recovery import RECOVERIES, recovered
+from rdprune.scoring import Score, scores
 from rdprune.store import Store
 from rdprune.sweeping import Sweep, open_shelf
-from rdprune.tabling import MASK, Findings
+from rdprune.tabling import Findings
 from rdprune_core import RDTable, __version__, allocate
 from rdprune_core.budget import Budget
 
@@ -38,6 +40,8 @@ def measure(
     levels: int | str | Sequence[float] = 101,
     budgets: Sequence[Budget] | None = None,
     objective: str = "additive",
+    shapes: Iterable[str] = (),
+    criterion: str | Score = "magnitude",
     distortion: str | SampleErrors = "mse",
     recovery: str = "none",
     ignore: str | Iterable[str] = (),
@@ -53,7 +57,7 @@ def measure(
 ) -> RDTable:
     """Measure the cost and the distortion of every sparsity of every layer.
 
-    Each layer in turn is masked by magnitude at each level, all others being dense, and the model
+    Each layer in turn is masked with each option, all others being dense, and the model
     runs on all batches (Xu et al. 2023, *Efficient Joint Optimization of Layer-Adaptive Weight
     Pruning in Deep Neural Networks*, section 3). The model is left exactly as it was, also after
     an error or an interrupt.
@@ -75,6 +79,13 @@ def measure(
         `rdprune_core.allocate`, such as ``["20%", {"params": "30%", "macs": "40%"}]``.
     objective : str
         With ``levels="auto"``: ``"additive"`` or ``"joint"``, what is minimised there.
+    shapes : iterable of str
+        Further options of every layer: ``"2:4"``, ``"4x2:0.5"`` (blocks), ``"out:0.5"``,
+        ``"in:0.5"`` (channels), each measured with the very mask that is applied; see
+        `rdprune.shapes`.
+    criterion : str or callable
+        What a mask keeps first: ``"magnitude"``, ``"wanda"``, ``"taylor"`` (needs labels) or a
+        callable that scores a layer; see `rdprune.scoring`.
     distortion : str or callable
         Error of a sample, and after a comma how the samples are reduced: ``"mse"``, ``"max"``
         (the largest of the mean square errors), ``"cvar:0.1"`` (the worst tenth), ``"kl:2"``,
@@ -108,9 +119,10 @@ def measure(
     Returns
     -------
     RDTable
-        A layer for each prunable parameter, an option for each level, labelled such as ``"0.35"``.
-        Costs ``params``, weights kept, ``numel - round(level * numel)``, and ``macs``,
-        multiply-accumulates a sample, in proportion to the weights kept and rounded up.
+        A layer for each prunable parameter, an option for each level, labelled such as ``"0.35"``,
+        and for each shape. Costs ``params``, weights kept, ``numel - round(level * numel)`` for a
+        level, and ``macs``, multiply-accumulates a sample, in proportion to the weights kept and
+        rounded up.
 
     Raises
     ------
@@ -125,16 +137,21 @@ def measure(
     RuntimeWarning
         If prefix reuse cannot be exact on this model, so that whole passes are run instead.
     """
-    _check_auto(levels, budgets, objective, responses, keep_errors)
+    _check_auto(levels, budgets, objective, responses, keep_errors, shapes)
     chosen = read_levels(AUTO_LEVELS if _is_auto(levels) else levels)
-    criterion = parse(distortion)
+    kind = parse(distortion)
     _check_options(recovery, responses, seed)
     if index(reuse_memory) < 0:
         raise ValueError(f"reuse_memory is {reuse_memory}, must not be negative")
     found = prunable(model, ignore=ignore, layers=layers)
     check_layers(found)
     data = read(batches)
-    options = {name: layer_options(layer, chosen) for name, layer in found.items()}
+    weighed = None
+    if criterion != "magnitude":
+        weighed = scores(
+            criterion, model, found, data, forward=forward, recovery=recovery, seed=seed
+        )
+    choices = menu(found, chosen, shapes, weighed)
     with recovered(model, recovery), preserved(model), ExitStack() as stack:
         runner = Runner(model, data, forward, seed)
         reference = Reference(
@@ -142,17 +159,15 @@ def measure(
             distortion=distortion,
             projection=responses,
             seed=seed,
-            labels=runner.labels(criterion),
+            labels=runner.labels(kind),
         )
         shelf = None
         if store is not None:
             opened = stack.enter_context(Store(store))
-            shelf = open_shelf(
-                opened, runner, reference, distortion=criterion.name, recovery=recovery
-            )
+            shelf = open_shelf(opened, runner, reference, distortion=kind.name, recovery=recovery)
         metadata = {
             "model": signature(model),
-            "distortion": criterion.name,
+            "distortion": kind.name,
             "recovery": recovery,
             "samples": reference.samples,
             "outputs": reference.elements,
@@ -160,16 +175,18 @@ def measure(
             "projection": reference.projection,
             "rdprune": __version__,
             "shapes": {name: list(layer.parameter.shape) for name, layer in found.items()},
-            "mask": MASK,
+            "mask": choices.kind,
         }
-        findings = Findings(found, options, layer_macs(found, runner), metadata)
+        if choices.kind == LABELLED:
+            own = getattr(criterion, "__name__", type(criterion).__name__)
+            metadata["criterion"] = criterion if isinstance(criterion, str) else f"callable {own}"
+        findings = Findings(found, choices.options, layer_macs(found, runner), metadata)
         targets = _targets(findings, budgets, objective)
         prefix = Prefix(runner, reference, found, memory=reuse_memory) if reuse else None
         if prefix is not None:
             stack.enter_context(prefix.installed())
-        sweep = Sweep(
-            runner, reference, prefix, shelf, fewest=FEWEST if budgets is None else FEWEST_SETTLING
-        )
+        fewest = FEWEST if budgets is None else FEWEST_SETTLING
+        sweep = Sweep(runner, reference, prefix, shelf, choices.masks, fewest)
         if budgets is None:
             sweep.measure(findings, findings.everything(), progress)
         else:
@@ -205,6 +222,7 @@ def _check_auto(
     objective: str,
     responses: int,
     keep_errors: bool,
+    shapes: Iterable[str],
 ) -> None:
     if objective not in ("additive", "joint"):
         raise ValueError(f"objective is {objective!r}, must be 'additive' or 'joint'")
@@ -218,6 +236,8 @@ def _check_auto(
         raise ValueError('objective "joint" needs responses above 0')
     if keep_errors:
         raise ValueError("keep_errors needs every level measured, not levels='auto'")
+    if tuple(shapes):
+        raise ValueError("shapes need every level measured, not levels='auto'")
 
 
 def _is_auto(levels: Any) -> bool:

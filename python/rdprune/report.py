@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rdprune.comparing import CompareRow
+    from rdprune.recipes.recipe import Recipe
+    from rdprune.runfolder import Round
     from rdprune.verifying import VerifyReport
     from rdprune_core import Allocation, Frontier, RDTable
 
@@ -204,6 +206,36 @@ COMPARE_COLUMNS: Final = (
     ("repaired_distortion_heldout", "repair:\nheld out", min),
     ("repaired_top1", "repair:\ntop-1", max),
 )
+
+
+def recipes_table(recipes: Iterable[Recipe]) -> Table:
+    """Return one row a recipe."""
+    grid = _grid("", "network", "calibration", "rounds", "amount", "steps", "batch", "rate")
+    for entry in recipes:
+        numbers = (entry.calibration, entry.rounds, entry.amount, entry.steps, entry.batch)
+        texts = [f"{value:,}" for value in numbers]
+        grid.add_row(entry.name, entry.title, *texts, f"{entry.optimizer} {entry.rate:g}")
+    return grid
+
+
+def history_table(rounds: Iterable[Round]) -> Table:
+    """Return one row a round of iterative pruning, with the figures that evaluate returned."""
+    rounds = list(rounds)
+    figures = sorted({name for done in rounds for name in (*done.pruned, *done.tuned)})
+    heads = [f"{name} {when}" for name in figures for when in ("pruned", "tuned")]
+    grid = _grid("round", "target", "sparsity", "weights", "predicted", "distortion", *heads)
+    for done in rounds:
+        values = [kind.get(name) for name in figures for kind in (done.pruned, done.tuned)]
+        grid.add_row(
+            str(done.number),
+            share(done.target),
+            share(done.sparsity),
+            f"{done.kept:,}",
+            number(done.predicted),
+            number(done.distortion),
+            *map(number, values),
+        )
+    return grid
 
 
 def compare_table(rows: Sequence[CompareRow]) -> Table:

@@ -14,11 +14,12 @@ from rdprune.adaptive import Wanted
 from rdprune.batches import Runner
 from rdprune.distortion import Measurement, Reference
 from rdprune.layers import Prunable, signature
-from rdprune.magnitude import magnitude_order, order_mask, saved_weights, write_masked
+from rdprune.magnitude import saved_weights, write_masked
+from rdprune.options import Masks, Option, magnitude_masks
 from rdprune.prefix import FEWEST, DivergedError, Prefix
 from rdprune.progress import Meter, progress_bar
 from rdprune.store import Shelf, Store, run_signature
-from rdprune.tabling import MASK, Findings, Option
+from rdprune.tabling import Findings
 from rdprune_core import __version__
 
 
@@ -35,6 +36,8 @@ class Sweep:
         Gives what runs before a layer; installed.
     shelf : Shelf, optional
         Has, and gets, what was measured.
+    masks : callable
+        Makes the masks that are measured.
     fewest : int
         Fewer options of a layer than this do not pay for recording and checking.
     """
@@ -43,6 +46,7 @@ class Sweep:
     reference: Reference
     prefix: Prefix | None = None
     shelf: Shelf | None = None
+    masks: Masks = magnitude_masks
     fewest: int = FEWEST
 
     def measure(self, findings: Findings, wanted: Wanted, progress: bool) -> None:
@@ -62,83 +66,82 @@ class Sweep:
         costs = {}
         for name, row in options.items():
             share = 1.0 if self.prefix is None else self.prefix.shares[name]
-            costs[name] = share * len({option.kept for option in row}) / len(row)
+            costs[name] = share * len({option.key for option in row}) / len(row)
         return costs
 
     def _measure_layer(
         self, layer: Prunable, options: Sequence[Option], meter: Meter
     ) -> list[Measurement]:
-        """Measure options of a layer, once for each count of weights."""
+        """Measure options of a layer, once for each mask."""
         weight = layer.parameter
         meter.advance(layer.name, 0)
-        done = {weight.numel(): self.reference.unchanged()}
-        labels: dict[int, list[str]] = {}
+        done: dict[str, Measurement] = {}
+        labels: dict[str, list[str]] = {}
         for option in options:
-            labels.setdefault(option.kept, []).append(option.label)
-        meter.advance(layer.name, len(labels.pop(weight.numel(), [])), found=True)
-        for kept in list(labels):
-            found = self._look_up(layer, kept)
-            if found is not None:
-                done[kept] = found
-                meter.advance(layer.name, len(labels.pop(kept)), found=True)
+            labels.setdefault(option.key, []).append(option.label)
+        left = []
+        for key, option in {option.key: option for option in options}.items():
+            dense = option.kept == weight.numel()
+            found = self.reference.unchanged() if dense else self._look_up(layer, option)
+            if found is None:
+                left.append(option)
+            else:
+                done[key] = found
+                meter.advance(layer.name, len(labels[key]), found=True)
         with saved_weights([weight]) as (saved,):
-            for kept, measurement in self._measure(layer, saved, list(labels)):
+            for option, measurement in self._measure(layer, saved, left):
+                key = option.key
                 if not math.isfinite(measurement.distortion):
                     raise ValueError(
-                        f"layer {layer.name!r}, option {labels[kept][0]!r}: the distortion is "
+                        f"layer {layer.name!r}, option {labels[key][0]!r}: the distortion is "
                         f"{measurement.distortion}, must be finite; leave out this level or the "
                         "layer"
                     )
-                done[kept] = measurement
+                done[key] = measurement
                 if self.shelf is not None:
-                    self.shelf.put(layer.name, _key(kept), measurement)
-                meter.advance(layer.name, len(labels[kept]))
-        return [done[option.kept] for option in options]
+                    self.shelf.put(layer.name, key, measurement)
+                meter.advance(layer.name, len(labels[key]))
+        return [done[option.key] for option in options]
 
     def _measure(
-        self, layer: Prunable, dense: Tensor, counts: list[int]
-    ) -> Iterator[tuple[int, Measurement]]:
-        """Measure a layer with so many weights kept, each from a pass of its own."""
-        order = magnitude_order(dense, layer=layer.name)
+        self, layer: Prunable, dense: Tensor, options: list[Option]
+    ) -> Iterator[tuple[Option, Measurement]]:
+        """Measure options of a layer, each with a pass of its own."""
+        made = self.masks(layer, dense)
 
-        def run(runner: Runner, kept: int) -> Measurement:
-            write_masked(layer.parameter, dense, order_mask(order, kept, dense.shape))
+        def run(runner: Runner, option: Option) -> Measurement:
+            write_masked(layer.parameter, dense, made(option))
             return self.reference.measure(runner.outputs())
 
         runner = self.runner if self.prefix is None else self.prefix.plain
         if self.shelf is not None:
             # Another process that works on the same should not be measuring the same option.
-            Random().shuffle(counts)
-        if self.prefix is not None and counts and self.prefix.trusts(layer):
+            Random().shuffle(options)
+        if self.prefix is not None and options and self.prefix.trusts(layer):
             if self.prefix.prepare(layer):
                 runner = self.prefix.reusing
-        elif self.prefix is not None and len(counts) >= self.fewest and self.prefix.prepare(layer):
+        elif self.prefix and len(options) >= self.fewest and self.prefix.prepare(layer):
             # Not the strongest: all zeros could hide what else a weight changes.
-            probe = sorted(counts)[len(counts) // 2]
-            counts.remove(probe)
+            probe = sorted(options, key=lambda option: option.kept)[len(options) // 2]
+            options.remove(probe)
             measurement = run(runner, probe)
             if self.prefix.agrees(layer, measurement):
                 runner = self.prefix.reusing
             yield probe, measurement
-        for kept in counts:
-            measured = self._look_up(layer, kept)
+        for option in options:
+            measured = self._look_up(layer, option)
             if measured is None:
                 try:
-                    measured = run(runner, kept)
+                    measured = run(runner, option)
                 except DivergedError:
                     assert self.prefix is not None
                     self.prefix.forget(layer)
                     runner = self.prefix.plain
-                    measured = run(runner, kept)
-            yield kept, measured
+                    measured = run(runner, option)
+            yield option, measured
 
-    def _look_up(self, layer: Prunable, kept: int) -> Measurement | None:
-        return None if self.shelf is None else self.shelf.get(layer.name, _key(kept))
-
-
-def _key(kept: int) -> str:
-    """Say what a stored measurement was made with; the weights are in the run's signature."""
-    return f"{MASK} {kept}"
+    def _look_up(self, layer: Prunable, option: Option) -> Measurement | None:
+        return None if self.shelf is None else self.shelf.get(layer.name, option.key)
 
 
 def open_shelf(

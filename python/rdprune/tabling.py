@@ -13,17 +13,8 @@ from rdprune.adaptive import Wanted, fill, fill_responses
 from rdprune.distortion import Measurement
 from rdprune.layers import Prunable
 from rdprune.magnitude import label_level
+from rdprune.options import Option
 from rdprune_core import RDTable
-
-MASK = "unstructured-magnitude"
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """A level of a layer: its label, and how many weights it keeps."""
-
-    label: str
-    kept: int
 
 
 @dataclass(slots=True)
@@ -34,7 +25,7 @@ class Findings:
     ----------
     layers : mapping of str to Prunable
     options : mapping of str to sequence of Option
-        By rising level.
+        By rising level, where some are to be interpolated.
     macs : mapping of str to int
         Multiply-accumulates of a sample, of the dense layers.
     metadata : dict
@@ -49,11 +40,11 @@ class Findings:
     measured: dict[str, dict[int, Measurement]] = field(default_factory=dict)
 
     def levels(self) -> dict[str, NDArray[np.float64]]:
-        """Fraction removed by each option of each layer."""
-        return {
-            name: np.array([label_level(option.label) for option in row])
-            for name, row in self.options.items()
-        }
+        """Fraction removed by each option of each layer; all must be unstructured."""
+        return {name: self._levels(name) for name in self.options}
+
+    def _levels(self, name: str) -> NDArray[np.float64]:
+        return np.array([label_level(option.label) for option in self.options[name]])
 
     def positions(self) -> dict[str, list[int]]:
         """Positions measured, of every layer."""
@@ -70,17 +61,22 @@ class Findings:
         samples are kept of tables only that are measured whole.
         """
         distortion, responses, interpolated = [], [], {}
-        for name, levels in self.levels().items():
+        for name, row in self.options.items():
             at = sorted(self.measured[name])
             known = [self.measured[name][position] for position in at]
-            curve = fill(levels, at, np.array([m.distortion for m in known]))
-            distortion.append(curve)
+            curve = np.array([m.distortion for m in known])
             sketches = [m.response for m in known if m.response is not None]
-            if sketches:
-                responses.append(fill_responses(levels, at, np.stack(sketches), curve))
-            rest = sorted(set(range(len(levels))) - set(at))
+            sketch = np.stack(sketches) if sketches else None
+            rest = sorted(set(range(len(row))) - set(at))
             if rest:
-                interpolated[name] = [self.options[name][position].label for position in rest]
+                levels = self._levels(name)
+                curve = fill(levels, at, curve)
+                if sketch is not None:
+                    sketch = fill_responses(levels, at, sketch, curve)
+                interpolated[name] = [row[position].label for position in rest]
+            distortion.append(curve)
+            if sketch is not None:
+                responses.append(sketch)
         extra = {"interpolated": interpolated} if interpolated else {}
         errors = self._errors() if keep_errors else None
         return self._assemble(distortion, responses or None, errors, {**self.metadata, **extra})

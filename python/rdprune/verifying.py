@@ -15,8 +15,8 @@ from rdprune.batches import Forward, Runner, preserved, read
 from rdprune.criteria import SampleErrors, parse
 from rdprune.distortion import Reference
 from rdprune.layers import Prunable, named_layers
-from rdprune.magnitude import magnitude_mask, saved_weights, write_masked
-from rdprune.masking import expected_kept
+from rdprune.magnitude import saved_weights, write_masked
+from rdprune.masking import expected_kept, layer_masks
 from rdprune.recovery import recovered
 from rdprune_core import Allocation
 
@@ -128,7 +128,8 @@ def verify(
     state = allocation.metadata.get("recovery", "none") if recovery is None else recovery
     distortion = allocation.metadata.get("distortion", "mse") if distortion is None else distortion
     data = read(batches)
-    kept = _counted(layers, expected, None if dense is None else _dense_layers(dense, allocation))
+    whole = None if dense is None else _dense_layers(dense, allocation)
+    kept = _counted(layers, allocation, expected, whole)
     masked = any(layer.masked for layer in layers.values())
     seed = int(allocation.metadata.get("seed", 0))
     with ExitStack() as stack:
@@ -143,7 +144,7 @@ def verify(
         )
     with ExitStack() as stack:
         if dense is None and not masked:
-            stack.enter_context(_pruned(layers, expected))
+            stack.enter_context(_pruned(layers, layer_masks(layers, allocation)))
         stack.enter_context(recovered(model, state))
         stack.enter_context(preserved(model))
         true = reference.measure(Runner(model, data, forward, seed).outputs()).distortion
@@ -164,6 +165,7 @@ def verify(
 
 def _counted(
     layers: Mapping[str, Prunable],
+    allocation: Allocation,
     expected: Mapping[str, int],
     dense: Mapping[str, Prunable] | None,
 ) -> dict[str, int]:
@@ -174,10 +176,8 @@ def _counted(
         kept = _count_weights(layers, dense, expected)
     else:
         _check_not_stripped(layers, expected)
-        kept = {
-            name: int(magnitude_mask(layer.parameter, expected[name], layer=name).count_nonzero())
-            for name, layer in layers.items()
-        }
+        made = layer_masks(layers, allocation)
+        kept = {name: int(mask.count_nonzero()) for name, mask in made.items()}
     for name, count in kept.items():
         if count != expected[name]:
             raise CountMismatchError(name, count, expected[name])
@@ -242,11 +242,11 @@ def _check_not_stripped(layers: Mapping[str, Prunable], expected: Mapping[str, i
 
 
 @contextmanager
-def _pruned(layers: Mapping[str, Prunable], kept: Mapping[str, int]) -> Iterator[None]:
+def _pruned(layers: Mapping[str, Prunable], masks: Mapping[str, Tensor]) -> Iterator[None]:
     """Write the masks of an allocation into the weights for a while."""
     with saved_weights(layer.parameter for layer in layers.values()) as saved:
         for (name, layer), weight in zip(layers.items(), saved, strict=True):
-            write_masked(layer.parameter, weight, magnitude_mask(weight, kept[name], layer=name))
+            write_masked(layer.parameter, weight, masks[name])
         yield
 
 

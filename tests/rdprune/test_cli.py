@@ -62,9 +62,31 @@ def needs(argument):
     return argument
 
 constant = 1
+
+def finetune(model, step):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=0.1)
+    model.train()
+    for x, y in batches():
+        torch.nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    return {"number": step.number}
+
+def evaluate(model):
+    return {"first": float(model[0].weight.detach().abs().sum())}
 """
 USE = ["--model", "mine:model", "--data", "mine:batches"]
 COMMANDS = ["demo", "measure", "look", "allocate", "frontier", "apply", "verify", "compare"]
+COMMANDS = [
+    "demo",
+    "measure",
+    "allocate",
+    "frontier",
+    "apply",
+    "verify",
+    "compare",
+    "prune",
+    "iterate",
+]
 
 
 @pytest.fixture
@@ -277,6 +299,50 @@ def test_compare_takes_methods() -> None:
 
 
 @pytest.mark.usefixtures("here")
+def test_shapes_go_through() -> None:
+    """Options of other shapes are measured, chosen, applied and verified with equal counts."""
+    shapes = ["--shape", "2:4", "--shape", "out:0.25"]
+    succeed("measure", *USE, "--levels", "0,0.9", *shapes, "--output", "mixed.npz")
+    found = succeed("allocate", "mixed.npz", "--sparsity", "0.5", "--output", "mixed.json")
+    assert set(Allocation.load("mixed.json").options) <= {"0.0", "0.9", "2:4", "out:0.25"}
+    applied = succeed("apply", *USE[:2], "--allocation", "mixed.json", "--output", "m.safetensors")
+    assert applied["kept_total"] == found["cost"]["params"]
+    verified = succeed("verify", *USE, "--allocation", "mixed.json")
+    assert verified["kept_total"] == found["cost"]["params"]
+
+
+@pytest.mark.usefixtures("here")
+def test_prune_in_one_shot() -> None:
+    """One round at the sparsity asked for, on batches or on noise; the weights' zeros agree."""
+    from safetensors.torch import load_file
+
+    use = ["prune", "--model", "mine:model", "--sparsity", "0.6", "--levels", "11"]
+    for name, inputs in {"a": ["--data", "mine:batches"], "b": ["--noise", "8"]}.items():
+        found = succeed(*use, *inputs, "--folder", name)
+        (done,) = found["rounds"]
+        assert done["kept"] <= 192 * 0.4
+        weights = load_file(found["weights"])
+        assert (
+            sum(int(weights[w].count_nonzero()) for w in ("0.weight", "3.weight")) == done["kept"]
+        )
+
+
+@pytest.mark.usefixtures("here")
+def test_iterate_goes_on() -> None:
+    """Rounds are tuned and evaluated; a second call with more rounds keeps the first ones."""
+    use = ["iterate", *USE, "--amount", "0.3", "--folder", "run", "--levels", "11", "--rewind"]
+    use += ["--finetune", "mine:finetune", "--evaluate", "mine:evaluate", "--repair", "batchnorm"]
+    first = succeed(*use, "--rounds", "1")["rounds"]
+    rounds = succeed(*use, "--rounds", "2")["rounds"]
+    assert rounds[0] == first[0]
+    assert [done["finetune"]["number"] for done in rounds] == [1, 2]
+    assert rounds[1]["tuned"]["first"] != rounds[1]["pruned"]["first"]
+    shown = CliRunner().invoke(app, [*use, "--rounds", "2"]).stdout
+    assert "first tuned" in shown
+    assert "51.0 %" in shown
+
+
+@pytest.mark.usefixtures("here")
 def test_repair_changes_only_the_statistics() -> None:
     """Re-estimating BatchNorm changes its buffers in the file and no weight."""
     from safetensors.torch import load_file
@@ -368,7 +434,14 @@ BAD = {
         "mine.py: not a complete safetensors file",
     ),
     "heldout": (["compare", *USE, "table.npz", "--heldout", "mine:number"], "--heldout"),
-    "unknown command": (["prune"], "No such command 'prune'"),
+    "no data": (["prune", *USE[:2], "--sparsity", "0.5", "--folder", "x"], "--data or --noise"),
+    "noise": (
+        ["prune", *USE[:2], "--sparsity", "0.5", "--folder", "x", "--noise", "3x4"],
+        "--noise must be a shape like 3,32,32, got '3x4'",
+    ),
+    "finetune": (["iterate", *USE, "--folder", "x", "--finetune", "mine:tune"], "close: finetune"),
+    "amount": (["iterate", *USE, "--folder", "x", "--amount", "20"], "amount is 20.0"),
+    "unknown command": (["shrink"], "No such command 'shrink'"),
     "unknown option": (["allocate", "table.npz", "--speed", "9"], "No such option"),
 }
 

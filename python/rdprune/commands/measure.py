@@ -51,6 +51,10 @@ def measure(
     objective: Annotated[
         str, typer.Option(help="With auto: what is minimised at the budgets, additive or joint.")
     ] = "additive",
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(help="Option more: 2:4, 4x2:0.5 (blocks), out:0.5, in:0.5; repeatable."),
+    ] = None,
     distortion: Annotated[
         str,
         typer.Option(
@@ -99,6 +103,7 @@ def measure(
             levels=parse_levels(levels),
             budgets=parse_budgets(budget or [], sparsity or []),
             objective=objective,
+            shapes=tuple(shape or ()),
             distortion=distortion,
             recovery=recovery,
             ignore=tuple(ignore or ()),

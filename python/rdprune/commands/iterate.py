@@ -1,0 +1,178 @@
+"""Commands that prune a model whole: ``rdprune prune`` and ``rdprune iterate``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rdprune import report
+from rdprune.commands.measure import parse_levels
+from rdprune.commands.options import Device, Json, ModelSpec, example
+from rdprune.console import check_folders, emit, find_function, load_batches, load_model
+
+app = typer.Typer()
+
+DataOrNoise = Annotated[
+    str | None,
+    typer.Option(
+        "--data", metavar="MODULE:FUNCTION", help="Callable returning batches; or --noise."
+    ),
+]
+Noise = Annotated[
+    str | None,
+    typer.Option(metavar="SHAPE", help="No data: N(0, 1) inputs of this shape, as 3,32,32."),
+]
+Samples = Annotated[int, typer.Option(help="Number of inputs for --noise.")]
+Folder = Annotated[Path, typer.Option(help="Run folder; a run that was stopped goes on there.")]
+FinetuneSpec = Annotated[
+    str | None,
+    typer.Option(metavar="MODULE:FUNCTION", help="function(model, step) that trains the model."),
+]
+EvaluateSpec = Annotated[
+    str | None,
+    typer.Option(metavar="MODULE:FUNCTION", help="function(model) that returns named figures."),
+]
+Method = Annotated[
+    str,
+    typer.Option(
+        help="rdprune, uniform, uniform_plus, erk, global_magnitude, lamp, owl or spdy (slow)."
+    ),
+]
+Objective = Annotated[str, typer.Option(help="additive, or joint: of the responses' sum.")]
+Levels = Annotated[
+    str | None, typer.Option(help="As for measure; by default densities of 0.93^i and 0.")
+]
+Distortion = Annotated[str, typer.Option(help="mse or max, over the samples.")]
+Recovery = Annotated[str, typer.Option(help="State measured: none, or batchnorm.")]
+Repair = Annotated[str, typer.Option(help="Before fine-tuning: none, or batchnorm.")]
+Ignore = Annotated[
+    list[str] | None,
+    typer.Option(help="Layer to leave alone: name, glob or re:regex; repeatable."),
+]
+Seed = Annotated[int, typer.Option(help="Of measuring, and with the round of fine-tuning.")]
+
+
+@app.command(
+    epilog=example(
+        "rdprune prune --model rdprune.demo.network:trained \\",
+        "    --data rdprune.demo.data:calibration --sparsity 0.8 --folder one-shot",
+    )
+)
+def prune(
+    model: ModelSpec,
+    sparsity: Annotated[float, typer.Option(help="Fraction of the weights to remove.")],
+    folder: Folder,
+    data: DataOrNoise = None,
+    noise: Noise = None,
+    samples: Samples = 256,
+    finetune: FinetuneSpec = None,
+    evaluate: EvaluateSpec = None,
+    method: Method = "rdprune",
+    objective: Objective = "additive",
+    levels: Levels = None,
+    distortion: Distortion = "mse",
+    recovery: Recovery = "none",
+    repair: Repair = "none",
+    ignore: Ignore = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    json: Json = None,
+) -> None:
+    """Prune a model in one shot: measure, allocate, mask, fine-tune, write."""
+    _run(
+        model, device, _batches(data, noise, samples, seed), folder, finetune, evaluate, json,
+        rounds=1, amount=sparsity, method=method, objective=objective,
+        levels=None if levels is None else parse_levels(levels), distortion=distortion,
+        recovery=recovery, repair=repair, ignore=tuple(ignore or ()), seed=seed,
+    )  # fmt: skip
+
+
+@app.command(
+    epilog=example(
+        "rdprune iterate --model rdprune.demo.network:trained \\",
+        "    --data rdprune.demo.data:calibration --rounds 7 --amount 0.2 --folder run \\",
+        "    --finetune mine:finetune",
+    )
+)
+def iterate(
+    model: ModelSpec,
+    folder: Folder,
+    data: DataOrNoise = None,
+    noise: Noise = None,
+    samples: Samples = 256,
+    rounds: Annotated[int, typer.Option(help="Number of rounds.")] = 20,
+    amount: Annotated[
+        float, typer.Option(help="Fraction of what is left that a round removes.")
+    ] = 0.2,
+    finetune: FinetuneSpec = None,
+    evaluate: EvaluateSpec = None,
+    method: Method = "rdprune",
+    cost: Annotated[str, typer.Option(help="What is counted: params or macs.")] = "params",
+    objective: Objective = "additive",
+    levels: Levels = None,
+    distortion: Distortion = "mse",
+    recovery: Recovery = "none",
+    repair: Repair = "none",
+    rewind: Annotated[
+        bool, typer.Option("--rewind", help="Start every fine-tune from the first weights.")
+    ] = False,
+    ignore: Ignore = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    json: Json = None,
+) -> None:
+    """Prune in rounds, measuring anew and fine-tuning in each; a stopped run goes on."""
+    _run(
+        model, device, _batches(data, noise, samples, seed), folder, finetune, evaluate, json,
+        rounds=rounds, amount=amount, method=method, cost=cost, objective=objective,
+        levels=None if levels is None else parse_levels(levels), distortion=distortion,
+        recovery=recovery, repair=repair, rewind=rewind, ignore=tuple(ignore or ()), seed=seed,
+    )  # fmt: skip
+
+
+def _batches(data: str | None, noise: str | None, samples: int, seed: int) -> Sequence[Any]:
+    """Return the batches that --data names, or noise."""
+    from rdprune.noise import gaussian
+
+    if (data is None) == (noise is None):
+        raise ValueError("give --data or --noise, one of them")
+    if data is not None:
+        return load_batches(data)
+    try:
+        shape = [int(size) for size in str(noise).split(",")]
+    except ValueError:
+        raise ValueError(f"--noise must be a shape like 3,32,32, got {noise!r}") from None
+    return gaussian(shape, samples, seed=seed)
+
+
+def _run(
+    model: str,
+    device: str,
+    batches: Sequence[Any],
+    folder: Path,
+    finetune: str | None,
+    evaluate: str | None,
+    json: str | None,
+    **options: Any,
+) -> None:
+    import rdprune
+
+    check_folders(folder, json)
+    history = rdprune.iterate(
+        load_model(model, device), batches, folder=folder,
+        finetune=None if finetune is None else find_function("--finetune", finetune),
+        evaluate=None if evaluate is None else find_function("--evaluate", evaluate),
+        **options,
+    )  # fmt: skip
+    weights = folder / f"round-{len(history):03d}" / "weights.safetensors"
+    payload = {
+        "folder": str(folder),
+        "weights": str(weights),
+        "rounds": [asdict(done) for done in history],
+    }
+    line = f"pruned weights written to {weights}"
+    emit(json, payload, lambda out: out.print(report.history_table(history), line))

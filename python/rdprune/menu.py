@@ -1,0 +1,99 @@
+"""The options of every layer: sparsities and other shapes of masks, with exact counts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from rdprune.layers import Prunable
+from rdprune.magnitude import kept_count, level_label
+from rdprune.options import MASK, Masks, Option, magnitude_key, magnitude_masks
+from rdprune.shapes import geometry, make_mask, parse_shape
+
+LABELLED = "labelled"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Menu:
+    """What can be measured.
+
+    Attributes
+    ----------
+    options : dict of str to list of Option
+        Of each layer.
+    masks : callable
+        Makes their masks.
+    kind : str
+        For the table's metadata: ``"unstructured-magnitude"``, or ``"labelled"`` where an option's
+        label says what its mask is.
+    """
+
+    options: dict[str, list[Option]]
+    masks: Masks
+    kind: str
+
+
+def menu(
+    layers: Mapping[str, Prunable],
+    levels: Sequence[float],
+    shapes: Iterable[str],
+    scores: Mapping[str, Tensor] | None,
+) -> Menu:
+    """List every layer's options: the sparsities, then the shapes, in the order given.
+
+    Parameters
+    ----------
+    layers : mapping of str to Prunable
+        The layers.
+    levels : sequence of float
+        Sparsities of unstructured masks.
+    shapes : iterable of str
+        Labels such as ``"2:4"`` or ``"out:0.5"``; see `rdprune.shapes`. The counts are those of
+        the very masks.
+    scores : mapping of str to Tensor, optional
+        Scores of the weights; their magnitudes by default.
+
+    Raises
+    ------
+    ValueError
+        If a label is none.
+    """
+    sparsities = [level_label(level) for level in levels]
+    labels = [parse_shape(label).label for label in _entries(shapes)]
+    labels = [label for label in dict.fromkeys(labels) if label not in sparsities]
+    if not labels and scores is None:
+        plain = {name: _plain(layer, sparsities) for name, layer in layers.items()}
+        return Menu(plain, magnitude_masks, MASK)
+
+    def masks(layer: Prunable, dense: Tensor) -> Callable[[Option], Tensor]:
+        values = dense.detach().abs() if scores is None else scores[layer.name]
+        place = geometry(layer)
+        return lambda option: make_mask(option.label, values, place, layer=layer.name)
+
+    options = {}
+    for name, layer in layers.items():
+        made = masks(layer, layer.parameter)
+        row = _plain(layer, sparsities) if scores is None else []
+        for label in labels if scores is None else (*sparsities, *labels):
+            mask = made(Option(label, 0, ""))
+            row.append(Option(label, int(mask.count_nonzero()), _digest(mask)))
+        options[name] = row
+    return Menu(options, masks, LABELLED)
+
+
+def _plain(layer: Prunable, labels: Iterable[str]) -> list[Option]:
+    numel = layer.parameter.numel()
+    counts = [(label, kept_count(numel, float(label))) for label in labels]
+    return [Option(label, kept, magnitude_key(kept)) for label, kept in counts]
+
+
+def _digest(mask: Tensor) -> str:
+    data = mask.cpu().contiguous().numpy()
+    return f"mask {hashlib.sha256(data.tobytes()).hexdigest()}"
+
+
+def _entries(shapes: Iterable[str]) -> tuple[str, ...]:
+    return (shapes,) if isinstance(shapes, str) else tuple(shapes)

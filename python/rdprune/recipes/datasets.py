@@ -1,0 +1,210 @@
+"""The recipes' pictures: from a folder that the user names, or made up."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from rdprune.demo.data import Batches
+from rdprune.recipes.cifar10 import MEAN, STD
+from rdprune.recipes.networks import library
+from rdprune.recipes.recipe import Recipe
+
+Pictures = Dataset[tuple[Tensor, int]]
+EVALUATION_BATCH = 256
+FAKE = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """Training pictures, with and without augmentation, and test pictures.
+
+    Attributes
+    ----------
+    augmented, plain, test : Dataset
+        Of pictures, float32 of shape (3, h, w), normalised, and labels.
+    pixels : int
+        Height and width.
+    """
+
+    augmented: Pictures
+    plain: Pictures
+    test: Pictures
+    pixels: int
+
+    def calibration(self, samples: int) -> Batches:
+        """Return this many training pictures, always the same, in batches."""
+        size = _size(self.plain)
+        if samples > size:
+            raise ValueError(f"the data has {size} training pictures, {samples} asked for")
+        order = torch.randperm(size, generator=torch.Generator().manual_seed(0))
+        chosen = Subset(self.plain, order[:samples].tolist())
+        return list(DataLoader(chosen, EVALUATION_BATCH, generator=torch.Generator()))
+
+    def tested(self, samples: int | None = None) -> Iterable[tuple[Tensor, Tensor]]:
+        """Return the test pictures, or so many of them, always the same, read in batches."""
+        size = _size(self.test)
+        order = torch.randperm(size, generator=torch.Generator().manual_seed(0))
+        chosen = order[: size if samples is None else samples].tolist()
+        own = torch.Generator()  # which a loader would else draw a seed from
+        return DataLoader(Subset(self.test, chosen), EVALUATION_BATCH, generator=own)
+
+    def stream(self, batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield training batches without end, shuffled anew in each pass."""
+        generator = torch.Generator().manual_seed(seed)
+        size = min(batch, _size(self.augmented))
+        while True:
+            yield from DataLoader(
+                self.augmented, size, shuffle=True, drop_last=True, generator=generator
+            )
+
+
+def open_source(recipe: Recipe, data: str) -> Source:
+    """Find a recipe's data.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Says whether it is CIFAR-10 or ImageNet.
+    data : str
+        ``"fake"``, or ``"fake:32"`` for pictures of 32 pixels; or a folder with, for CIFAR-10,
+        the ``.npz`` files of `rdprune.recipes.cifar10` or torchvision's
+        ``cifar-10-batches-py``; for ImageNet the folders ``train`` and ``val`` with a folder for
+        each class.
+
+    Raises
+    ------
+    ValueError
+        If the folder has neither.
+    ImportError
+        If Pillow or torchvision is needed and missing.
+    """
+    if data == "fake" or data.startswith("fake:"):
+        pixels = recipe.picture[-1]
+        if data != "fake":
+            try:
+                pixels = int(data.removeprefix("fake:"))
+            except ValueError:
+                raise ValueError(f"data is {data!r}, must be fake:PIXELS") from None
+        fake = _Fake(recipe.classes, pixels)
+        return Source(fake, fake, fake, pixels)
+    folder = Path(data)
+    if not folder.is_dir():
+        raise ValueError(f"data {data!r} is not a folder")
+    return _cifar10(folder) if recipe.data == "cifar10" else _imagenet(folder)
+
+
+def _cifar10(folder: Path) -> Source:
+    archives = [folder / f"cifar10_jpeg_{part}.npz" for part in ("train", "test")]
+    if all(path.is_file() for path in archives):
+        train, test = (_Archive(path) for path in archives)
+        return Source(_Changed(train, augment), train, test, 32)
+    if not (folder / "cifar-10-batches-py").is_dir():
+        raise ValueError(
+            f"{folder} has neither cifar10_jpeg_train.npz and cifar10_jpeg_test.npz nor "
+            "cifar-10-batches-py"
+        )
+    # torchvision checks the files' digests before it reads them.
+    make = partial(library("torchvision.datasets").CIFAR10, folder, transform=normalised)
+    plain = make(train=True)
+    return Source(_Changed(plain, augment), plain, make(train=False), 32)
+
+
+def _imagenet(folder: Path) -> Source:
+    for part in ("train", "val"):
+        if not (folder / part).is_dir():
+            raise ValueError(f"{folder} has no folder {part!r} of classes")
+    datasets = library("torchvision.datasets")
+    change = library("torchvision.transforms")
+    end = change.Lambda(normalised)
+    shown = change.Compose([change.Resize(256), change.CenterCrop(224), end])
+    varied = change.Compose([change.RandomResizedCrop(224), change.RandomHorizontalFlip(), end])
+    return Source(
+        datasets.ImageFolder(folder / "train", varied),
+        datasets.ImageFolder(folder / "train", shown),
+        datasets.ImageFolder(folder / "val", shown),
+        224,
+    )
+
+
+def normalised(picture: Any) -> Tensor:
+    """Return a PIL picture as float32 of shape (3, h, w), normalised."""
+    values = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
+    return torch.from_numpy(np.ascontiguousarray(((values - MEAN) / STD).transpose(2, 0, 1)))
+
+
+def augment(picture: Tensor) -> Tensor:
+    """Return a picture moved by up to four pixels, and mirrored or not, by torch's generator."""
+    height, width = picture.shape[-2:]
+    padded = functional.pad(picture, (4,) * 4)
+    y, x, mirrored = (int(torch.randint(n, ())) for n in (9, 9, 2))
+    moved = padded[:, y : y + height, x : x + width]
+    return moved.flip(-1) if mirrored else moved
+
+
+class _Changed(Dataset[tuple[Tensor, int]]):
+    """A dataset whose pictures go through a function."""
+
+    def __init__(self, source: Pictures, change: Callable[[Tensor], Tensor]) -> None:
+        self._source = source
+        self._change = change
+
+    def __len__(self) -> int:
+        return _size(self._source)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        picture, label = self._source[index]
+        return self._change(picture), label
+
+
+class _Archive(Dataset[tuple[Tensor, int]]):
+    """Pictures of one ``.npz`` file of JPEGs, decoded when they are asked for."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            from PIL import Image
+        except ImportError as error:
+            message = "Pillow is missing: pip install 'rdprune-core[recipes]'"
+            raise ImportError(message, name="PIL") from error
+        self._open = Image.open
+        with np.load(path, allow_pickle=False) as archive:
+            self._data, self._offsets = archive["jpeg"], archive["offsets"]
+            self._labels = archive["labels"]
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        start, stop = self._offsets[index : index + 2]
+        with self._open(io.BytesIO(self._data[start:stop].tobytes())) as picture:
+            return normalised(picture), int(self._labels[index])
+
+
+class _Fake(Dataset[tuple[Tensor, int]]):
+    """Pictures of noise, each of the class of its index."""
+
+    def __init__(self, classes: int, pixels: int) -> None:
+        self._classes = classes
+        self._pixels = pixels
+
+    def __len__(self) -> int:
+        return FAKE
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        generator = torch.Generator().manual_seed(index)
+        shape = (3, self._pixels, self._pixels)
+        return torch.randn(shape, generator=generator), index % self._classes
+
+
+def _size(dataset: Pictures) -> int:
+    return len(dataset)  # type: ignore[arg-type]

@@ -1,0 +1,284 @@
+"""One round of iterative pruning: measure, allocate, prune, repair, fine-tune, write."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rdprune.allocators import ALLOCATORS, Problem, as_allocation, counts
+from rdprune.batches import Forward
+from rdprune.keeping import verify_sparsity_
+from rdprune.layers import Prunable
+from rdprune.magnitude import level_label, magnitude_order, order_mask
+from rdprune.masking import apply_, load_masks, save_masks, strip_
+from rdprune.measuring import measure
+from rdprune.recovery import repair_
+from rdprune.runfolder import Round, RunFolder, load_weights_, save_weights
+from rdprune.sharing import scaled
+from rdprune.verifying import verify
+from rdprune_core import Allocation, RDTable, allocate
+
+METHODS = ("rdprune", *ALLOCATORS)
+RATIO = 0.93
+FINEST = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a fine-tuning callable is told.
+
+    Attributes
+    ----------
+    number, rounds : int
+        The round, from 1, and the last one.
+    sparsity : float
+        Fraction of the weights that is removed now.
+    folder : pathlib.Path
+        Of the round, for checkpoints of the callable's own.
+    seed : int
+        Of the round; torch's generators are seeded with it.
+    """
+
+    number: int
+    rounds: int
+    sparsity: float
+    folder: Path
+    seed: int
+
+
+Finetune = Callable[[nn.Module, Step], Mapping[str, float] | None]
+"""Trains the masked model in place; numbers that it returns go into the history."""
+
+Evaluate = Callable[[nn.Module], Mapping[str, float]]
+"""Returns figures of a model, such as its accuracy, for the history."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the masks depend on; written into the run folder and compared on resuming."""
+
+    amount: float
+    method: str
+    cost: str
+    objective: str
+    levels: int | tuple[float, ...] | None
+    distortion: str
+    recovery: str
+    repair: str
+    rewind: bool
+    ignore: tuple[str, ...]
+    layers: tuple[str, ...] | None
+    seed: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.amount < 1:
+            raise ValueError(f"amount is {self.amount}, must be a fraction between 0 and 1")
+        if self.method not in METHODS:
+            known = ", ".join(METHODS)
+            raise ValueError(f"method is {self.method!r}, must be one of {known}")
+        if self.cost != "params" and self.method != "rdprune":
+            raise ValueError(f"method {self.method!r} counts params, not {self.cost!r}")
+
+    def target(self, number: int) -> Fraction:
+        """Fraction that is kept after a round, exact."""
+        return (1 - Fraction(repr(float(self.amount)))) ** number
+
+
+def geometric_levels(ratio: float = RATIO, finest: float = FINEST) -> list[float]:
+    """Sparsities whose densities fall by a ratio, from 1 to `finest`, and then to 0."""
+    steps = math.ceil(math.log(finest) / math.log(ratio))
+    return [*(1 - ratio**i for i in range(steps + 1)), 1.0]
+
+
+class Worker:
+    """Does rounds on one model in one folder."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Mapping[str, Prunable],
+        data: tuple[Any, ...],
+        run: RunFolder,
+        settings: Settings,
+        forward: Forward | None,
+        progress: bool,
+    ) -> None:
+        self._model = model
+        self._layers = layers
+        self._data = data
+        self._run = run
+        self._settings = settings
+        self._forward = forward
+        self._progress = progress
+        self._dense = sum(layer.parameter.numel() for layer in layers.values())
+        self._strides = {name: p.stride() for name, p in model.named_parameters()}
+        self._training = {module: module.training for module in model.modules()}
+        self._start = {
+            name: value.detach().clone()
+            for name, value in (model.state_dict().items() if settings.rewind else ())
+        }
+
+    def work(
+        self, number: int, rounds: int, finetune: Finetune | None, evaluate: Evaluate | None
+    ) -> None:
+        """Do one round, from the files of the last one to files of its own."""
+        began = time.perf_counter()
+        folder = self._run.round(number)
+        masks, previous = self._restore(number - 1)
+        allocation = self._allocation(number, folder, previous, masks)
+        nested = self._masks(allocation, masks)
+        save_masks(folder / "masks.safetensors", nested)
+        apply_(self._model, nested)
+        checked = verify(self._model, self._data, allocation, forward=self._forward)
+        if self._settings.rewind:
+            self._rewind()
+        if self._settings.repair != "none":
+            repair_(self._model, self._data, recovery=self._settings.repair, forward=self._forward)
+        pruned = _figures("evaluate", evaluate(self._model) if evaluate else None)
+        seed = self._settings.seed + number
+        step = Step(number, rounds, 1 - checked.kept_total / self._dense, folder, seed)
+        returned = self._finetune(finetune, step)
+        strip_(self._model)
+        self._relayout()
+        verify_sparsity_(self._model, nested)
+        tuned = _figures("evaluate", evaluate(self._model) if evaluate else None)
+        save_weights(self._model, folder / "weights.safetensors")
+        cost = self._settings.cost
+        self._run.finish(
+            Round(
+                number=number,
+                target=float(1 - self._settings.target(number)),
+                sparsity=1 - allocation.cost[cost] / allocation.dense[cost],
+                kept=checked.kept_total,
+                dense=self._dense,
+                predicted=allocation.distortion if math.isfinite(allocation.distortion) else None,
+                distortion=checked.true,
+                pruned=pruned,
+                tuned=tuned,
+                finetune=returned,
+                seconds=time.perf_counter() - began,
+            )
+        )
+
+    def _restore(self, number: int) -> tuple[dict[str, Tensor], Allocation | None]:
+        """Bring the model to the end of a round, from its files even if it is there already."""
+        for module, training in self._training.items():
+            module.training = training
+        if number == 0:
+            full = {n: torch.ones_like(p.parameter).bool() for n, p in self._layers.items()}
+            return full, None
+        folder = self._run.round(number)
+        load_weights_(self._model, folder / "weights.safetensors")
+        loaded = load_masks(folder / "masks.safetensors")
+        masks = {name: loaded[name] for name in self._layers}
+        return masks, Allocation.load(folder / "allocation.json")
+
+    def _allocation(
+        self, number: int, folder: Path, previous: Allocation | None, masks: Mapping[str, Tensor]
+    ) -> Allocation:
+        settings = self._settings
+        if settings.method == "rdprune":
+            table = self._table(folder, masks)
+            total = int(settings.target(number) * int(table.dense[settings.cost].sum()))
+            allocation = allocate(
+                table, {settings.cost: total}, objective=settings.objective, previous=previous
+            )
+        else:
+            total = int(settings.target(number) * self._dense)
+            problem = Problem(
+                self._model, dict(self._layers), total, self._data, self._forward,
+                settings.recovery, settings.seed,
+            )  # fmt: skip
+            kept = list(counts(settings.method, problem).values())
+            caps = [int(mask.count_nonzero()) for mask in masks.values()]
+            capped = scaled([max(count, 1) for count in kept], [0] * len(kept), caps, total)
+            fits = all(count <= cap for count, cap in zip(kept, caps, strict=True))
+            chosen = dict(zip(masks, kept if fits else capped, strict=True))
+            allocation = as_allocation(self._layers, chosen, method=settings.method)
+            allocation = replace(allocation, metadata={**allocation.metadata, **self._state()})
+        allocation.save(folder / "allocation.json")
+        return allocation
+
+    def _state(self) -> dict[str, Any]:
+        settings = self._settings
+        return {
+            "distortion": settings.distortion,
+            "recovery": settings.recovery,
+            "seed": settings.seed,
+        }
+
+    def _table(self, folder: Path, masks: Mapping[str, Tensor]) -> RDTable:
+        """Measure the current network, or read what was measured before a kill."""
+        file = folder / "table.npz"
+        if file.exists():
+            return RDTable.load(file)
+        settings = self._settings
+        levels: int | Sequence[float]
+        if settings.levels is None:
+            reached = min(1 - float(m.count_nonzero()) / m.numel() for m in masks.values())
+            every = [float(level_label(level)) for level in geometric_levels()]
+            levels = [level for level in every if level >= reached - 1e-3] or [1.0]
+        else:
+            levels = settings.levels
+        table = measure(
+            self._model, self._data, levels=levels, distortion=settings.distortion,
+            recovery=settings.recovery, layers=list(self._layers), forward=self._forward,
+            seed=settings.seed, progress=self._progress,
+        )  # fmt: skip
+        table.save(file)
+        return table
+
+    def _masks(self, allocation: Allocation, previous: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Keep the largest weights among those that the previous masks keep."""
+        made = {}
+        costs = allocation.layer_costs["params"].tolist()
+        for name, kept in zip(allocation.names, costs, strict=True):
+            weight = self._layers[name].parameter
+            order = magnitude_order(weight, layer=name)
+            inside = previous[name].to(weight.device).reshape(-1)[order]
+            nested = torch.cat([order[inside], order[~inside]])
+            made[name] = order_mask(nested, kept, weight.shape)
+        return made
+
+    def _finetune(self, finetune: Finetune | None, step: Step) -> dict[str, float]:
+        if finetune is None:
+            return {}
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.manual_seed(step.seed)
+            return _figures("finetune", finetune(self._model, step))
+
+    def _rewind(self) -> None:
+        """Write the values of the start under the masks."""
+        current = self._model.state_dict()
+        for name, value in self._start.items():
+            masked = f"{name}_orig"
+            current[masked if masked in current else name].copy_(value)
+
+    def _relayout(self) -> None:
+        """Give the parameters back the memory format that masks may have changed.
+
+        Kernels sum in another order in another format, and a resumed run must not differ.
+        """
+        for name, parameter in self._model.named_parameters():
+            if parameter.stride() != self._strides[name]:
+                data = torch.empty_strided(
+                    parameter.shape, self._strides[name],
+                    dtype=parameter.dtype, device=parameter.device,
+                )  # fmt: skip
+                parameter.data = data.copy_(parameter.data)
+
+
+def _figures(what: str, returned: Mapping[str, float] | None) -> dict[str, float]:
+    found = {str(name): float(value) for name, value in (returned or {}).items()}
+    for name, value in found.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{what} returned {name} = {value}, must be finite")
+    return found

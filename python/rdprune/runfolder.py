@@ -1,0 +1,184 @@
+"""The folder of an iterative run: one history file, and each round's tables, masks and weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+from torch.utils._pytree import tree_iter
+
+from rdprune_core import FileFormatError
+from rdprune_core.files import atomic_write
+
+FORMAT = "rdprune-history"
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One round of iterative pruning, as the history file holds it.
+
+    Attributes
+    ----------
+    number : int
+        From 1.
+    target : float
+        Sparsity asked for, 1 - (1 - a)^number.
+    sparsity : float
+        Fraction of the cost that is removed.
+    kept, dense : int
+        Weights kept in all layers, and those of the dense layers.
+    predicted : float or None
+        Distortion that the allocation predicted; None if the method predicts none.
+    distortion : float
+        Distortion of the pruned network's output, before fine-tuning, against that of the round's
+        start.
+    pruned, tuned : dict of str to float
+        What `evaluate` returned after pruning (and repair), and after fine-tuning.
+    finetune : dict of str to float
+        What the fine-tuning callable returned.
+    seconds : float
+        Time the round took.
+    """
+
+    number: int
+    target: float
+    sparsity: float
+    kept: int
+    dense: int
+    predicted: float | None
+    distortion: float
+    pruned: dict[str, float]
+    tuned: dict[str, float]
+    finetune: dict[str, float]
+    seconds: float
+
+
+class RunFolder:
+    """Reads and writes a run's folder; every file is written whole or not at all.
+
+    A round counts as done when ``history.json`` holds it, which is written last. Beside it are
+    ``round-001/table.npz``, ``allocation.json``, ``masks.safetensors``, ``weights.safetensors``.
+
+    Parameters
+    ----------
+    path : path-like
+        Made if absent.
+    settings : mapping of str to JSON values
+        What the run depends on. A folder that was begun with others is refused.
+
+    Raises
+    ------
+    ValueError
+        If the folder belongs to a run with other settings; names the first that differs.
+    FileFormatError
+        If the history is damaged or of another kind.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
+        self.path = Path(path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._settings = json.loads(json.dumps(settings, allow_nan=False))
+        self.rounds: list[Round] = []
+        file = self.path / "history.json"
+        if not file.exists():
+            self._write()
+            return
+        found, self.rounds = read_history(file)
+        for name in sorted({*found, *self._settings}):
+            ours, theirs = self._settings.get(name), found.get(name)
+            if ours != theirs:
+                raise ValueError(
+                    f"{self.path} holds a run with {name} {_short(theirs)}, this one has "
+                    f"{_short(ours)}: take another folder"
+                )
+
+    def round(self, number: int) -> Path:
+        """Return the folder of a round, made if absent."""
+        path = self.path / f"round-{number:03d}"
+        path.mkdir(exist_ok=True)
+        return path
+
+    def finish(self, done: Round) -> None:
+        """Add a round to the history: from here on it is done."""
+        self.rounds.append(done)
+        self._write()
+
+    def _write(self) -> None:
+        payload = {
+            "format": FORMAT,
+            "version": VERSION,
+            "settings": self._settings,
+            "rounds": [asdict(done) for done in self.rounds],
+        }
+        text = json.dumps(payload, indent=1, allow_nan=False) + "\n"
+        with atomic_write(self.path / "history.json") as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def read_history(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Round]]:
+    """Read the settings and the rounds of a ``history.json``.
+
+    Raises
+    ------
+    FileFormatError
+        If the file is damaged or of another kind.
+    """
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        if data["format"] != FORMAT or data["version"] != VERSION:
+            raise ValueError("another format or version")
+        names = {field.name for field in fields(Round)}
+        rounds = [Round(**{name: entry[name] for name in names}) for entry in data["rounds"]]
+        if [done.number for done in rounds] != list(range(1, len(rounds) + 1)):
+            raise ValueError("rounds are missing")
+        return dict(data["settings"]), rounds
+    except (ValueError, KeyError, TypeError) as error:
+        raise FileFormatError(f"{path}: damaged or not a history of rdprune ({error})") from error
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write all weights and buffers of a model, atomically."""
+    with atomic_write(path) as temporary:
+        save_model(model, str(temporary))
+
+
+def load_weights_(model: nn.Module, path: Path) -> None:
+    """Load what `save_weights` wrote into the model, in place.
+
+    Raises
+    ------
+    FileFormatError
+        If the file is damaged or of another model.
+    """
+    try:
+        load_model(model, path)
+    except (SafetensorError, RuntimeError) as error:
+        raise FileFormatError(f"{path}: damaged or of another model: {error}") from error
+
+
+def digest(values: Mapping[str, Tensor] | Iterable[Any]) -> str:
+    """Digest of all tensors in a state dict or in batches: names, types, shapes and values."""
+    found = hashlib.sha256()
+    items = values.items() if isinstance(values, Mapping) else enumerate(tree_iter(list(values)))
+    for name, value in items:
+        if not isinstance(value, Tensor):
+            continue
+        found.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
+        data = value.detach().cpu().contiguous().reshape(-1)
+        found.update(data.view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,0 +1,138 @@
+"""Iterative pruning, round by round, resumable after every round."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from torch import nn
+
+from rdprune.batches import Forward, read
+from rdprune.layers import Prunable, prunable
+from rdprune.rounds import Evaluate as Evaluate
+from rdprune.rounds import Finetune as Finetune
+from rdprune.rounds import Settings, Worker
+from rdprune.rounds import Step as Step
+from rdprune.runfolder import Round, RunFolder, digest, load_weights_
+
+
+def iterate(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    folder: str | os.PathLike[str],
+    rounds: int = 20,
+    amount: float = 0.2,
+    finetune: Finetune | None = None,
+    evaluate: Evaluate | None = None,
+    method: str = "rdprune",
+    cost: str = "params",
+    objective: str = "additive",
+    levels: int | Sequence[float] | None = None,
+    distortion: str = "mse",
+    recovery: str = "none",
+    repair: str = "none",
+    rewind: bool = False,
+    ignore: str | Iterable[str] = (),
+    layers: str | Iterable[str] | None = None,
+    forward: Forward | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> list[Round]:
+    """Prune in rounds to a sparsity of 1 - (1 - amount)^rounds, in place.
+
+    Xu et al. 2023, section 4.1: in each round the distortions are measured on the current
+    network, the allocation has the previous one as its floor, and the network is fine-tuned under
+    its masks, which only ever grow sparser. One round is one-shot pruning. A run that was killed
+    goes on where its folder ends, with the same model and batches, and gives the same masks, as
+    far as `finetune` gives the same weights for the same seed.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The dense model. At the end it has the pruned weights, without masks.
+    batches : iterable
+        Calibration batches, as for `measure`; `gaussian` makes some without data.
+    folder : path-like
+        Run folder: ``history.json`` and a folder for each round.
+    rounds : int
+        Number of rounds, at least 1. May be larger than when the folder was begun.
+    amount : float
+        Fraction of the remaining cost that a round removes, in (0, 1).
+    finetune : callable, optional
+        ``finetune(model, step)`` trains the model, masked by `torch.nn.utils.prune`, in place.
+    evaluate : callable, optional
+        ``evaluate(model)`` returns figures for the history.
+    method : str
+        ``"rdprune"``, or one of ``rdprune.allocators.ALLOCATORS`` to compare with.
+    cost : str
+        What is counted: ``"params"`` or, for ``"rdprune"``, ``"macs"``.
+    objective : str
+        ``"additive"`` or ``"joint"``, as for `allocate`.
+    levels : int or sequence of float, optional
+        As for `measure`; by default densities 0.93^i down to 0.001, and 0.
+    distortion, recovery, forward : optional
+        As for `measure`.
+    repair : str
+        ``"none"``, or what `repair_` does after pruning, before fine-tuning.
+    rewind : bool
+        Give the kept weights the values of the start before each fine-tune (Frankle, Carbin 2019,
+        *The Lottery Ticket Hypothesis*).
+    ignore, layers : str or iterable of str
+        Layers to leave out, or the only ones; see `prunable`.
+    seed : int
+        Of the measuring, and with the round's number of the fine-tuning.
+    progress : bool
+        Show a progress bar on stderr while measuring.
+
+    Returns
+    -------
+    list of Round
+        The history.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, the folder is of another run, or a round would keep
+        nothing.
+    SparsityLostError
+        If a weight under a mask is not zero after fine-tuning.
+    """
+    settings = Settings(
+        amount, method, cost, objective,
+        levels if levels is None or isinstance(levels, int) else tuple(map(float, levels)),
+        distortion, recovery, repair, rewind, _tuple(ignore),
+        None if layers is None else _tuple(layers), seed,
+    )  # fmt: skip
+    if rounds < 1:
+        raise ValueError(f"rounds is {rounds}, must be at least 1")
+    found = prunable(model, ignore=ignore, layers=layers)
+    _check(found, settings, rounds)
+    data = read(batches)
+    identity = {"model": digest(model.state_dict()), "batches": digest(data)}
+    run = RunFolder(folder, {**asdict(settings), **identity})
+    worker = Worker(model, found, data, run, settings, forward, progress)
+    for number in range(len(run.rounds) + 1, rounds + 1):
+        worker.work(number, rounds, finetune, evaluate)
+    load_weights_(model, run.round(rounds) / "weights.safetensors")
+    return run.rounds[:rounds]
+
+
+def _check(layers: Mapping[str, Prunable], settings: Settings, rounds: int) -> None:
+    if not layers:
+        raise ValueError("model has no layer to prune: no linear or convolution weight is left")
+    for name, layer in layers.items():
+        if layer.masked:
+            raise ValueError(f"layer {name!r} carries a mask: applied already; strip_ first")
+    size = sum(layer.parameter.numel() for layer in layers.values())
+    if settings.target(rounds) * size < 1:
+        raise ValueError(
+            f"rounds is {rounds}: at amount {settings.amount} the last would keep none of the "
+            f"{size} weights"
+        )
+
+
+def _tuple(entries: str | Iterable[str]) -> tuple[str, ...]:
+    return (entries,) if isinstance(entries, str) else tuple(entries)

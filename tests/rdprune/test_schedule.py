@@ -1,0 +1,302 @@
+"""Iterative pruning: exact targets, nested masks, exact zeros, and the same masks after a kill."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from rdprune import rounds
+from rdprune.layers import prunable
+from rdprune.masking import load_masks, masks
+from rdprune.measuring import measure
+from rdprune.rounds import METHODS, geometric_levels
+from rdprune.runfolder import read_history
+from rdprune.schedule import iterate
+from rdprune_core import FileFormatError, allocate
+
+SCRIPT = Path(__file__).with_name("killed.py")
+
+
+@pytest.fixture
+def network(network):
+    """Return the network, all of it trainable."""
+    network.conv1.weight.requires_grad_(True)
+    return network
+
+
+@pytest.fixture
+def finetune(batches):
+    """Return a callable that trains with momentum and weight decay."""
+
+    def train(model, step):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=0.1)
+        model.train()
+        for x, y in batches * 3:
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+        return {"loss": loss.item(), "round": step.number}
+
+    return train
+
+
+def _masks(folder, number):
+    return load_masks(folder / f"round-{number:03d}" / "masks.safetensors")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_targets_nested_masks_and_zeros(network, batches, finetune, tmp_path, method):
+    """Each round meets 1 - (1 - a)^t, its masks lie in the last ones', removed weights are zero."""
+    history = iterate(
+        network, batches, folder=tmp_path, rounds=3, amount=0.3, finetune=finetune,
+        method=method, progress=False,
+    )  # fmt: skip
+    before = None
+    for t, done in enumerate(history, start=1):
+        budget = int(Fraction(7, 10) ** t * 174)
+        made = _masks(tmp_path, t)
+        kept = sum(int(mask.sum()) for mask in made.values())
+        assert done.kept == kept <= budget
+        assert kept == budget or method == "rdprune"
+        assert kept > 0.7 * budget
+        assert done.target == pytest.approx(1 - 0.7**t, rel=1e-12)
+        assert done.finetune["round"] == t
+        if before is not None:
+            assert all(bool((before[name] | ~mask).all()) for name, mask in made.items())
+        before = made
+    for name, layer in prunable(network).items():
+        assert not layer.masked
+        assert layer.parameter[~before[name]].eq(0).all()
+        assert layer.parameter[before[name]].ne(0).all()
+
+
+def test_one_round_is_one_shot(network, batches, tmp_path):
+    """One round keeps the weights that measure, allocate and masks keep by hand."""
+    dense = copy.deepcopy(network)
+    table = measure(dense, batches, levels=11, progress=False)
+    allocation = allocate(table, sparsity=0.6)
+    expected = masks(dense, allocation)
+    done = iterate(
+        network, batches, folder=tmp_path, rounds=1, amount=0.6, levels=11, progress=False
+    )[0]
+    for name, mask in expected.items():
+        weight = dense.get_parameter(name) * mask
+        assert network.get_parameter(name).equal(weight)
+    assert done.predicted == allocation.distortion
+    assert done.sparsity == allocation.sparsity
+    with torch.no_grad():
+        error = [
+            (network.eval()(x).double() - dense.eval()(x).double()).square().mean(1)
+            for x, _ in batches
+        ]
+    assert done.distortion == pytest.approx(float(torch.cat(error).mean()), rel=1e-5)
+
+
+def test_distortions_are_measured_on_the_current_network(network, batches, finetune, tmp_path):
+    """The second round's table is that of the network after the first round's fine-tune."""
+    iterate(
+        network, batches, folder=tmp_path, rounds=2, amount=0.3, finetune=finetune,
+        levels=11, progress=False,
+    )  # fmt: skip
+    from safetensors.torch import load_model
+
+    from rdprune_core import RDTable
+
+    load_model(network, tmp_path / "round-001" / "weights.safetensors")
+    expected = measure(network, batches, levels=11, progress=False)
+    found = RDTable.load(tmp_path / "round-002" / "table.npz")
+    for ours, theirs in zip(found.distortion, expected.distortion, strict=True):
+        assert ours.tolist() == theirs.tolist()
+
+
+def test_macs_as_the_cost(network, batches, tmp_path):
+    """With cost="macs" the schedule counts multiply-accumulates."""
+    history = iterate(
+        network, batches, folder=tmp_path, rounds=2, amount=0.3, cost="macs", progress=False
+    )
+    for t, done in enumerate(history, start=1):
+        assert 1 - 0.7**t <= done.sparsity <= 1 - 0.7**t + 0.1
+
+
+def test_rewinding(network, batches, tmp_path):
+    """After rewinding, a fine-tune starts from the first weights under the masks."""
+    start = {name: value.clone() for name, value in network.state_dict().items()}
+    seen = []
+
+    def train(model, step):
+        made = _masks(tmp_path, step.number)
+        for name, value in start.items():
+            current = model.state_dict().get(f"{name}_orig", model.state_dict().get(name))
+            assert current.equal(value)
+        for name, mask in made.items():
+            module = model.get_submodule(name.rpartition(".")[0])
+            with torch.no_grad():
+                model.eval()(batches[0][0])
+            assert module.weight.equal(start[name] * mask)
+        for parameter in model.parameters():
+            parameter.data.add_(0.01 * torch.randn(parameter.shape))
+        seen.append(step.number)
+
+    iterate(
+        network, batches, folder=tmp_path, rounds=2, amount=0.3, finetune=train, rewind=True,
+        progress=False,
+    )  # fmt: skip
+    assert seen == [1, 2]
+
+
+def test_history(network, batches, tmp_path):
+    """The history file holds what was returned, with the figures of evaluate, and repair works."""
+    before = float(network.bn2.running_mean.mean())
+
+    def evaluate(model):
+        return {"mean": float(model.bn2.running_mean.mean())}
+
+    history = iterate(
+        network, batches, folder=tmp_path, rounds=2, amount=0.3, evaluate=evaluate,
+        repair="batchnorm", recovery="batchnorm", progress=False,
+    )  # fmt: skip
+    settings, found = read_history(tmp_path / "history.json")
+    assert found == history
+    assert settings["amount"] == 0.3
+    assert history[0].pruned["mean"] == history[0].tuned["mean"]
+    assert len({before, history[0].pruned["mean"], history[1].pruned["mean"]}) == 3
+
+
+def test_a_finished_run_is_not_repeated(network, batches, tmp_path):
+    """Asked again it loads the weights; asked for more rounds it goes on."""
+    dense = copy.deepcopy(network)
+    options = {"folder": tmp_path, "amount": 0.3, "progress": False}
+    iterate(network, batches, rounds=2, **options)
+    again, more = copy.deepcopy(dense), copy.deepcopy(dense)
+
+    def forward(model, batch):
+        raise AssertionError
+
+    assert len(iterate(again, batches, rounds=2, forward=forward, **options)) == 2
+    assert all(a.equal(b) for a, b in zip(again.parameters(), network.parameters(), strict=True))
+    assert [r.number for r in iterate(more, batches, rounds=3, **options)] == [1, 2, 3]
+
+
+PLACES = {
+    "forward": 30,
+    "before masks": 2,
+    "after masks": 2,
+    "finetune": 5,
+    "before weights": 2,
+    "after weights": 1,
+    "after history": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """Return a folder with an uninterrupted run, and one that was killed at each place."""
+    folder = tmp_path_factory.mktemp("killed")
+    places = [str(word) for pair in PLACES.items() for word in pair]
+    done = subprocess.run(
+        [sys.executable, SCRIPT, folder, *places],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_kill_changes_nothing(killed, place):
+    """Killed while measuring, pruning, training or writing, and started again: the same bits."""
+    whole, resumed = killed / "nowhere", killed / place
+    for number in (1, 2, 3):
+        for name in ("masks.safetensors", "weights.safetensors"):
+            ours, theirs = (load_file(f / f"round-{number:03d}" / name) for f in (whole, resumed))
+            assert ours.keys() == theirs.keys()
+            for key, value in ours.items():
+                assert value.numpy().tobytes() == theirs[key].numpy().tobytes()
+    histories = (read_history(folder / "history.json")[1] for folder in (whole, resumed))
+    for a, b in zip(*histories, strict=True):
+        assert dataclasses.replace(a, seconds=0) == dataclasses.replace(b, seconds=0)
+
+
+def test_masks_stay_nested_through_zeros(network, batches, tmp_path):
+    """A kept weight that training made zero does not let a removed one back in."""
+
+    def zero(model, step):
+        for parameter in model.parameters():
+            parameter.data.view(-1)[::2] = 0
+
+    iterate(
+        network, batches, folder=tmp_path, rounds=2, amount=0.3, finetune=zero,
+        method="uniform", progress=False,
+    )  # fmt: skip
+    first, second = _masks(tmp_path, 1), _masks(tmp_path, 2)
+    assert all(bool((first[name] | ~mask).all()) for name, mask in second.items())
+
+
+def test_geometric_levels():
+    """Densities fall by the ratio down to the finest, then to nothing."""
+    found = geometric_levels(0.5, 0.1)
+    assert found == [0, 0.5, 0.75, 0.875, 0.9375, 1]
+    assert max(geometric_levels()[:-1]) >= 1 - rounds.FINEST
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"amount": 0}, "amount is 0, must be a fraction between 0 and 1"),
+        ({"amount": 1}, "amount is 1"),
+        ({"rounds": 0}, "rounds is 0, must be at least 1"),
+        ({"rounds": 40}, "rounds is 40: at amount 0.2 the last would keep none of the 174"),
+        ({"method": "best"}, "method is 'best', must be one of rdprune"),
+        ({"method": "lamp", "cost": "macs"}, "method 'lamp' counts params, not 'macs'"),
+        ({"distortion": "worst"}, "distortion is 'worst'"),
+        ({"finetune": lambda model, step: {"loss": float("nan")}}, "finetune returned loss = nan"),
+    ],
+)
+def test_refusals(network, batches, tmp_path, arguments, message):
+    """Bad input is named."""
+    with pytest.raises(ValueError, match=message):
+        iterate(network, batches, folder=tmp_path, progress=False, **{"rounds": 1, **arguments})
+
+
+def test_another_run_in_the_folder(network, batches, tmp_path):
+    """Other settings, another model or other batches than the folder's are refused by name."""
+    options = {"folder": tmp_path, "rounds": 1, "progress": False}
+    dense = copy.deepcopy(network)
+    iterate(network, batches, amount=0.3, **options)
+    with pytest.raises(ValueError, match=r"a run with amount 0\.3, this one has 0\.4"):
+        iterate(copy.deepcopy(dense), batches, amount=0.4, **options)
+    with pytest.raises(ValueError, match="a run with batches"):
+        iterate(copy.deepcopy(dense), batches[:1], amount=0.3, **options)
+    dense.bn1.running_mean += 1
+    with pytest.raises(ValueError, match="a run with model"):
+        iterate(dense, batches, amount=0.3, **options)
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "{}", '{"format": "x"}', "[]", '{"format": "rdprune-history", "version": 1}']
+)
+def test_damaged_history(network, batches, tmp_path, damage):
+    """A damaged history file is refused."""
+    (tmp_path / "history.json").write_text(damage)
+    with pytest.raises(FileFormatError, match=r"history\.json: damaged"):
+        iterate(network, batches, folder=tmp_path, progress=False)
+
+
+def test_rounds_must_follow_each_other(network, batches, tmp_path):
+    """A history with a hole is refused."""
+    iterate(network, batches, folder=tmp_path, rounds=2, progress=False)
+    data = json.loads((tmp_path / "history.json").read_text())
+    del data["rounds"][0]
+    (tmp_path / "history.json").write_text(json.dumps(data))
+    with pytest.raises(FileFormatError, match="rounds are missing"):
+        read_history(tmp_path / "history.json")
