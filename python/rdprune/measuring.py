@@ -20,7 +20,7 @@ from rdprune.layers import Prunable, count_macs, prunable, signature
 from rdprune.magnitude import kept_count, level_label
 from rdprune.prefix import MEMORY, Prefix
 from rdprune.progress import progress_bar
-from rdprune.recovery import RECOVERIES, recovered
+from rdprune.recovery import Writer, recovered, spelled
 from rdprune.store import Store
 from rdprune.sweeping import MASK, Option, Sweep, costs, open_shelf
 from rdprune_core import RDTable, __version__
@@ -68,7 +68,8 @@ def measure(
         that returns one a sample; see `rdprune.criteria.parse`.
     recovery : str
         State of the network that is measured: ``"none"``, as it is; ``"batchnorm"``, with
-        BatchNorm on each batch's statistics.
+        BatchNorm on each batch's statistics; ``"bias"`` or ``"least-squares"``, the pruned layer
+        repaired as `repair_` does it; or several, such as ``"bias+batchnorm"``.
     ignore, layers : str or iterable of str
         Layers to leave out, or the only ones to measure; see `prunable`.
     forward : callable, optional
@@ -113,7 +114,8 @@ def measure(
     """
     chosen = _levels(levels)
     criterion = parse(distortion)
-    _check_options(recovery, responses, seed)
+    _check_options(responses, seed)
+    state = spelled(recovery)
     if index(reuse_memory) < 0:
         raise ValueError(f"reuse_memory is {reuse_memory}, must not be negative")
     found = prunable(model, ignore=ignore, layers=layers)
@@ -132,14 +134,13 @@ def measure(
         shelf = None
         if store is not None:
             opened = stack.enter_context(Store(store))
-            shelf = open_shelf(
-                opened, runner, reference, distortion=criterion.name, recovery=recovery
-            )
+            shelf = open_shelf(opened, runner, reference, distortion=criterion.name, recovery=state)
         macs = _macs(found, runner)
         prefix = Prefix(runner, reference, found, memory=reuse_memory) if reuse else None
         counts, weights = costs(options, prefix)
         meter = stack.enter_context(progress_bar(counts, progress, weights))
-        sweep = Sweep(runner, reference, meter, prefix, shelf)
+        writer = Writer(found, runner if prefix is None else prefix.plain, recovery)
+        sweep = Sweep(runner, reference, meter, prefix, shelf, writer)
         if prefix is not None:
             stack.enter_context(prefix.installed())
         measured = {
@@ -149,7 +150,7 @@ def measure(
     metadata = {
         "model": signature(model),
         "distortion": criterion.name,
-        "recovery": recovery,
+        "recovery": state,
         "samples": reference.samples,
         "outputs": reference.elements,
         "seed": seed,
@@ -180,9 +181,7 @@ def _levels(levels: int | Sequence[float]) -> list[float]:
     return sorted(values)
 
 
-def _check_options(recovery: str, responses: int, seed: int) -> None:
-    if recovery not in RECOVERIES:
-        raise ValueError(f"recovery is {recovery!r}, must be one of {', '.join(RECOVERIES)}")
+def _check_options(responses: int, seed: int) -> None:
     if index(responses) < 0:
         raise ValueError(f"responses is {responses}, must not be negative")
     if not 0 <= index(seed) < 2**32:

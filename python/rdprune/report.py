@@ -155,25 +155,45 @@ def certificate_table(allocations: Sequence[Allocation], seconds: Sequence[float
     return grid
 
 
+VERIFY_COLUMNS: Final = (
+    ("predicted", "predicted"),
+    ("additive", "additive"),
+    ("joint", "joint"),
+    ("true", "true"),
+    ("ratio", "true / predicted"),
+    ("before", "no repair"),
+    ("after", "repaired"),
+)
+
+
 def verify_table(reports: Iterable[VerifyReport]) -> Table:
-    """Return one row a report: predicted against true distortion, and the counted weights."""
-    grid = _grid("kept, counted", "kept, expected", "predicted", "true", "true / predicted", "")
-    samples, states = set(), set()
-    for report in reports:
+    """Return one row a report: predicted against true distortion, and the counted weights.
+
+    The network before and after its repair is shown where the table was measured with one.
+    """
+    rows = list(reports)
+    repaired = any(report.recovery != "none" for report in rows)
+    shown = [
+        (name, title)
+        for name, title in VERIFY_COLUMNS
+        if any(getattr(r, name) is not None for r in rows) and (name != "before" or repaired)
+    ]
+    grid = _grid("kept, counted", "kept, expected", *(title for _, title in shown), "")
+    for report in rows:
         agrees = report.kept_total == report.expected_total
-        ratio = report.true / report.predicted if report.predicted > 0 else None
+        finite_ratio = report.predicted > 0
         grid.add_row(
             f"{report.kept_total:,}",
             f"{report.expected_total:,}",
-            number(report.predicted),
-            number(report.true),
-            number(ratio),
+            *(
+                number(None if name == "ratio" and not finite_ratio else getattr(report, name))
+                for name, _ in shown
+            ),
             "counts agree" if agrees else "[bold red]counts differ",
         )
-        samples.add(report.samples)
-        states.add(f"{report.objective} objective, recovery {report.recovery}")
-    counts = ", ".join(f"{n:,}" for n in sorted(samples))
-    grid.caption = f"{counts} samples; {'; '.join(sorted(states))}"
+    counts = ", ".join(f"{n:,}" for n in sorted({report.samples for report in rows}))
+    states = sorted({f"{r.objective} objective, recovery {r.recovery}" for r in rows})
+    grid.caption = f"{counts} samples; {'; '.join(states)}"
     return grid
 
 

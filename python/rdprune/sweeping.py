@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from random import Random
 
 import torch
-from torch import Tensor
 
 from rdprune.batches import Runner
 from rdprune.distortion import Measurement, Reference
@@ -16,6 +16,7 @@ from rdprune.layers import Prunable, signature
 from rdprune.magnitude import magnitude_order, order_mask, saved_weights, write_masked
 from rdprune.prefix import FEWEST, DivergedError, Prefix
 from rdprune.progress import Meter
+from rdprune.recovery import Write, Writer
 from rdprune.store import Shelf, Store, run_signature
 from rdprune_core import __version__
 
@@ -45,6 +46,8 @@ class Sweep:
         Gives what runs before a layer; installed.
     shelf : Shelf, optional
         Has, and gets, what was measured.
+    writer : Writer, optional
+        Prunes a layer and repairs it; by default it is masked.
     """
 
     runner: Runner
@@ -52,6 +55,7 @@ class Sweep:
     meter: Meter
     prefix: Prefix | None = None
     shelf: Shelf | None = None
+    writer: Writer | None = None
 
     def measure_layer(self, layer: Prunable, options: Sequence[Option]) -> list[Measurement]:
         """Measure every option of a layer, once for each count of weights."""
@@ -67,8 +71,8 @@ class Sweep:
             if found is not None:
                 done[kept] = found
                 self._advance(layer, labels.pop(kept), found=True)
-        with saved_weights([weight]) as (saved,):
-            for kept, measurement in self._measure(layer, saved, list(labels)):
+        with self._writing(layer, labels) as write:
+            for kept, measurement in self._measure(layer, write, list(labels)):
                 if not math.isfinite(measurement.distortion):
                     raise ValueError(
                         f"layer {layer.name!r}, option {labels[kept][0]!r}: the distortion is "
@@ -82,13 +86,14 @@ class Sweep:
         return [done[option.kept] for option in options]
 
     def _measure(
-        self, layer: Prunable, dense: Tensor, counts: list[int]
+        self, layer: Prunable, write: Write, counts: list[int]
     ) -> Iterator[tuple[int, Measurement]]:
         """Measure a layer with so many weights kept, each from a pass of its own."""
-        order = magnitude_order(dense, layer=layer.name)
+        shape = layer.parameter.shape
+        order = magnitude_order(layer.parameter, layer=layer.name)
 
         def run(runner: Runner, kept: int) -> Measurement:
-            write_masked(layer.parameter, dense, order_mask(order, kept, dense.shape))
+            write(order_mask(order, kept, shape))
             return self.reference.measure(runner.outputs())
 
         runner = self.runner if self.prefix is None else self.prefix.plain
@@ -114,6 +119,17 @@ class Sweep:
                     runner = self.prefix.plain
                     measured = run(runner, kept)
             yield kept, measured
+
+    @contextmanager
+    def _writing(self, layer: Prunable, wanted: Collection[int]) -> Iterator[Write]:
+        """Yield what prunes the layer; it is dense again at the end."""
+        if self.writer is not None and wanted:
+            with self.writer.layer(layer.name) as write:
+                yield write
+            return
+        weight = layer.parameter
+        with saved_weights([weight]) as (dense,):
+            yield lambda mask: write_masked(weight, dense, mask)
 
     def _look_up(self, layer: Prunable, kept: int) -> Measurement | None:
         return None if self.shelf is None else self.shelf.get(layer.name, _key(kept))

@@ -120,10 +120,13 @@ def test_compare_table_leaves_out_what_nobody_has() -> None:
 
 
 def test_verify_table_shows_counts_and_ratio() -> None:
-    """Predicted, true, their ratio and both counts stand in the row."""
-    found = VerifyReport(2.0, 3.0, 1.5, {"a": 5}, 5, 5, 64, "additive", "batchnorm")
+    """Predictions, truth, their ratio, truth around the repair and both counts are in the row."""
+    found = VerifyReport(
+        2.0, 3.0, 1.5, {"a": 5}, 5, 5, 64, "additive", "batchnorm", 2.0, 2.5, 9.0, 3.5
+    )
     lines = text_of(report.verify_table([found]))
-    assert ["5", "5", "2", "3", "1.5", "counts", "agree"] in lines
+    row = ["5", "5", "2", "2", "2.5", "3", "1.5", "9", "3.5", "counts", "agree"]
+    assert row in lines
     assert ["64", "samples;", "additive", "objective,", "recovery", "batchnorm"] in lines
 
 
