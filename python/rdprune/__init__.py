@@ -31,9 +31,11 @@ if TYPE_CHECKING:
     from rdprune.masking import strip_ as strip_
     from rdprune.measuring import measure as measure
     from rdprune.recovery import repair_ as repair_
+    from rdprune.refining import refine as refine
     from rdprune.resampling import Bootstrap as Bootstrap
     from rdprune.resampling import bootstrap as bootstrap
     from rdprune.resampling import reduce as reduce
+    from rdprune.rounds import Refined as Refined
     from rdprune.verifying import CountMismatchError as CountMismatchError
     from rdprune.verifying import VerifyReport as VerifyReport
     from rdprune.verifying import verify as verify
@@ -44,6 +46,7 @@ _HOMES = {
     "CountMismatchError": "verifying",
     "MaskKeeper": "keeping",
     "Prunable": "layers",
+    "Refined": "rounds",
     "SparsityLostError": "keeping",
     "VerifyReport": "verifying",
     "allocate_by": "allocators",
@@ -56,6 +59,7 @@ _HOMES = {
     "measure": "measuring",
     "prunable": "layers",
     "reduce": "resampling",
+    "refine": "refining",
     "repair_": "recovery",
     "save_masks": "masking",
     "strip_": "masking",

@@ -15,11 +15,11 @@ from rdprune.baselines import BASELINES
 from rdprune.batches import Forward, Runner, labels, preserved, read
 from rdprune.criteria import SampleErrors, parse
 from rdprune.distortion import Reference
-from rdprune.layers import Prunable, named_layers
 from rdprune.magnitude import magnitude_order, order_mask, saved_weights, write_masked
 from rdprune.masking import expected_kept
 from rdprune.progress import progress_bar
 from rdprune.recovery import batchnorms, repair_
+from rdprune.trial import table_layers
 from rdprune_core import RDTable, allocate
 
 METHODS = ("dense", "rdprune", *BASELINES)
@@ -115,7 +115,7 @@ def compare(
     InfeasibleBudgetError
         If a sparsity cannot be reached with the options of the table.
     """
-    layers = _layers_of(model, table)
+    layers = table_layers(model, table)
     data = read(batches)
     plans = _plans(
         Problem(
@@ -157,22 +157,6 @@ class _Plan:
     sparsity: float
     kept: Mapping[str, int]
     predicted: float | None = None
-
-
-def _layers_of(model: nn.Module, table: RDTable) -> dict[str, Prunable]:
-    layers = named_layers(model, table.names, "table")
-    shapes = table.metadata.get("shapes", {})
-    for name, layer in layers.items():
-        shape = tuple(layer.parameter.shape)
-        expected = tuple(shapes.get(name, shape))
-        if shape != expected:
-            raise ValueError(
-                f"table of another model: layer {name!r} has shape {shape}, the table's has "
-                f"{expected}"
-            )
-        if layer.masked:
-            raise ValueError(f"layer {name!r} carries a mask: applied already; strip_ first")
-    return layers
 
 
 def _plans(

@@ -151,6 +151,13 @@ class Writer:
         with saved_weights(weights), saved_shifts(places):
             yield
 
+    def reset_(self) -> None:
+        """Set all biases and running means to the dense network's."""
+        for name, sites in self._sites.items():
+            for site, origin in zip(sites, self._dense_sites[name], strict=True):
+                if site.shiftable is not None and origin.shiftable is not None:
+                    site.shiftable.data.copy_(origin.shiftable)
+
     def repair_(self) -> int:
         """Repair all layers that lack weights, in the order in which they run; their number.
 
