@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rdprune.comparing import CompareRow
+    from rdprune.rounds import Refined
     from rdprune.verifying import VerifyReport
     from rdprune_core import Allocation, Frontier, RDTable
 
@@ -197,6 +198,22 @@ def verify_table(reports: Iterable[VerifyReport]) -> Table:
     return grid
 
 
+def rounds_table(found: Refined) -> Table:
+    """Return one row a round of `refine`: prediction, truth, layers moved and passes."""
+    grid = _grid("round", "sparsity", "predicted", "true", "layers moved", "passes")
+    for index, entry in enumerate(found.rounds):
+        grid.add_row(
+            f"{index + 1}",
+            share(entry.sparsity),
+            number(entry.predicted),
+            number(entry.distortion),
+            f"{entry.moved}",
+            f"{entry.passes}",
+        )
+    grid.caption = f"{found.passes} passes over the batches, starting points included"
+    return grid
+
+
 def frontier_table(frontier: Frontier) -> Table:
     """Return at most 21 points of a frontier, evenly spread, the ends among them."""
     grid = _grid("budget", "density", "distortion", "status")
@@ -243,7 +260,24 @@ def compare_table(rows: Sequence[CompareRow]) -> Table:
         rivals = [r for r in rows if r.sparsity == row.sparsity and r.method != "dense"]
         cells = [_compare_cell(row, rivals, name, best) for name, _, best in shown]
         grid.add_row(row.method, *cells)
-    grid.caption = "* best of its sparsity; repair: after re-estimating BatchNorm statistics"
+    grid.caption = "* best of its sparsity; repair: the one measured, else of BatchNorm statistics"
+    return grid
+
+
+def predicted_table(rows: Sequence[CompareRow]) -> Table:
+    """Return both predictions beside the truth, for the methods that the table predicts."""
+    grid = _grid("method", "sparsity", "additive", "joint", "true, no repair", "true, repaired")
+    for row in rows:
+        if row.predicted is not None:
+            grid.add_row(
+                row.method,
+                share(row.sparsity),
+                number(row.predicted, 3),
+                number(row.predicted_joint, 3),
+                number(row.distortion, 3),
+                number(row.repaired_distortion, 3),
+            )
+    grid.caption = "additive, joint: what the table predicts of the state in which it was measured"
     return grid
 
 

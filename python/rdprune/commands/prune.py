@@ -136,8 +136,8 @@ def compare(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="dense, rdprune, uniform, uniform_plus, erk, global_magnitude, lamp, owl or spdy "
-            "(slow); repeatable. All but the last two by default."
+            help="dense, rdprune, joint, uniform, uniform_plus, erk, global_magnitude, lamp; and, "
+            "slower and not by default, refined, owl, spdy. Repeatable."
         ),
     ] = None,
     heldout: Annotated[
@@ -151,7 +151,6 @@ def compare(
 ) -> None:
     """Compare with uniform, ERK, global magnitude, LAMP, … at the same number of weights."""
     import rdprune
-    from rdprune.comparing import METHODS
 
     check_folders(json)
     measured = RDTable.load(table)
@@ -162,8 +161,9 @@ def compare(
         load_batches(data),
         measured,
         sparsities=tuple(sparsity or (0.5, 0.7, 0.8, 0.9)),
-        methods=tuple(method or METHODS),
         heldout=None if heldout is None else load_batches(heldout, "--heldout"),
+        methods=method,
     )
     payload = [report.finite(asdict(row)) for row in rows]
-    emit(json, payload, lambda out: out.print(report.compare_table(rows)))
+    grids = (report.compare_table(rows), report.predicted_table(rows))
+    emit(json, payload, lambda out: out.print(*grids))
