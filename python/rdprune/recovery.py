@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rdprune.batches import Forward, Runner, preserved, read
-from rdprune.layers import Prunable, is_masked, named_layers, prunable
+from rdprune.layers import Prunable, all_layers, is_masked, named_layers
 from rdprune.magnitude import saved_weights, write_masked
 from rdprune.refitting import Refitter, kept_weights
 from rdprune.sites import Site, check_parts, find_sites, inputs_of, saved_shifts
@@ -275,7 +275,7 @@ def _refit(
     undo: ExitStack,
 ) -> int:
     """Fit the layers of a pruned model; `undo` takes it back if it is not emptied."""
-    layers = prunable(model)
+    layers = all_layers(model)
     masked = {name: layer for name, layer in layers.items() if layer.masked}
     if dense is None and not masked:
         raise ValueError(

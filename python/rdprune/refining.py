@@ -21,7 +21,7 @@ from torch import nn
 from rdprune.batches import Forward, read
 from rdprune.criteria import SampleErrors
 from rdprune.progress import progress_bar
-from rdprune.recovery import spelled
+from rdprune.recovery import fits, spelled
 from rdprune.rounds import STEP, Limit, Refined, Search
 from rdprune.trial import table_layers, trial
 from rdprune_core import Allocation, RDTable, allocate, predictions
@@ -116,7 +116,9 @@ def refine(
     projection = int(table.metadata.get("projection") or PROJECTION)
     data = read(batches)
     limit = Limit(rounds, radius, spacing, passes)
-    total = passes or 2 * radius * len(layers) * rounds * len(targets) + 2
+    repair = 2 * len(layers) if fits(state) else 0
+    most = 2 * radius * len(layers) + 4 * (repair + 1)
+    total = (rounds * most + 4 * (repair + 1)) * len(targets) if passes is None else passes
     with (
         trial(
             model,

@@ -175,6 +175,14 @@ def test_repair_after_repair_is_closer_to_the_dense_network(chain, data):
     assert found["least-squares+bias"] < found["none"]
 
 
+def test_weights_that_cannot_be_pruned_are_left_alone(chain, data):
+    """A parametrised layer that was ignored does not keep the others from being repaired."""
+    nn.utils.parametrizations.weight_norm(chain.linear)
+    table = measure(chain, data, levels=3, ignore=["linear"], progress=False)
+    model = apply_(deepcopy(chain), allocate(table, sparsity=0.4))
+    assert repair_(model, data, recovery="bias") == 2
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("no")], ids=repr)
 @pytest.mark.parametrize("after", [1, 6, 13, 17])
 def test_failing_repair_changes_nothing(chain, data, fingerprint, interrupting, error, after):
