@@ -9,9 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rdprune import report
-from rdprune.commands.options import DataSpec, Device, Json, ModelSpec, TablePath, example
+from rdprune.commands.options import (
+    DataSpec,
+    Device,
+    Json,
+    ModelSpec,
+    Sparsity,
+    TablePath,
+    example,
+    fraction,
+)
 from rdprune.commands.solve import parse_budget
-from rdprune.console import check_folders, emit, load_batches, load_model
+from rdprune.console import check_folders, emit, load_batches, load_model, warn_of_other_weights
 from rdprune_core import Allocation, RDTable
 
 if TYPE_CHECKING:
@@ -33,9 +42,7 @@ def refine(
     output: Annotated[
         Path, typer.Option(help="Allocation to write after every round, .json; go on from it.")
     ],
-    sparsity: Annotated[
-        float | None, typer.Option(help="Fraction of the weights to remove.")
-    ] = None,
+    sparsity: Sparsity = None,
     budget: Annotated[
         list[str] | None,
         typer.Option(metavar="[COST=]AMOUNT", help="Most of a cost: 20%, macs=35%, macs=90000."),
@@ -66,8 +73,10 @@ def refine(
     check_folders(output, json)
     measured = RDTable.load(table)
     start = None if allocation is None else Allocation.load(allocation)
+    network = load_model(model, device)
+    warn_of_other_weights(network, measured.metadata, str(table))
     found = rdprune.refine(
-        load_model(model, device),
+        network,
         load_batches(data),
         measured,
         start,
@@ -94,8 +103,8 @@ def refine(
 
 def _path(text: str) -> list[float]:
     try:
-        return [float(part) for part in text.split(",")] if text.strip() else []
-    except ValueError:
+        return [fraction(part) for part in text.split(",")] if text.strip() else []
+    except typer.BadParameter:
         raise ValueError(f"--path must be sparsities like 0.3,0.5, got {text!r}") from None
 
 
