@@ -18,8 +18,10 @@ from typing import Any
 
 from torch import nn
 
+from rdprune.baselines import global_magnitude, lamp
 from rdprune.batches import Forward, read
 from rdprune.criteria import SampleErrors
+from rdprune.layers import Prunable
 from rdprune.progress import progress_bar
 from rdprune.recovery import fits, spelled
 from rdprune.rounds import STEP, Limit, Refined, Search
@@ -68,8 +70,9 @@ def refine(
     table : RDTable
         What `measure` returned; its options are those to choose from.
     allocation : Allocation, optional
-        Where to start, with its budget; an earlier round's to go on from. Without it, the truly
-        best of the table's additive and joint optima within the budget.
+        One more start, with its budget: an earlier round's to go on from. The truly best of it,
+        the table's additive and joint optima within the budget, and the options nearest to what
+        global magnitude and LAMP keep, is taken.
     budget, sparsity : optional
         As for `rdprune_core.allocate`, without `allocation`.
     rounds : int
@@ -118,7 +121,7 @@ def refine(
     limit = Limit(rounds, radius, spacing, passes)
     repair = 2 * len(layers) if fits(state) else 0
     most = 2 * radius * len(layers) + 4 * (repair + 1)
-    total = (rounds * most + 4 * (repair + 1)) * len(targets) if passes is None else passes
+    total = (rounds * most + 7 * (repair + 1)) * len(targets) if passes is None else passes
     with (
         trial(
             model,
@@ -139,7 +142,10 @@ def refine(
         for place, target in enumerate(targets):
             last = place == len(targets) - 1
             before = None if found is None else found.allocation
-            starts = _starts(table, target, bounds, before)
+            starts = [
+                *_starts(table, target, bounds, before),
+                *_magnitude_starts(table, target, bounds, layers),
+            ]
             if allocation is not None and last:
                 starts.append(allocation)
             found = search.run(starts, target, on_round if last else None)
@@ -179,6 +185,36 @@ def _starts(
         for previous in ([None] if before is None else [None, before])
         for objective in objectives
     ]
+
+
+def _magnitude_starts(
+    table: RDTable, budget: dict[str, int], bounds: _Bounds, layers: Mapping[str, Prunable]
+) -> list[Allocation]:
+    """Options nearest to what global magnitude and LAMP keep, by the square over the size."""
+    if "params" not in budget:
+        return []
+    sizes = [layer.parameter.numel() for layer in layers.values()]
+    starts = []
+    for method in (global_magnitude, lamp):
+        kept = method(layers, min(budget["params"], sum(sizes)))
+        rows = [
+            (options - kept[name]) ** 2 / size
+            for name, options, size in zip(table.names, table.costs["params"], sizes, strict=True)
+        ]
+        near = RDTable.from_arrays(
+            dict(table.costs), rows, names=table.names, options=table.options, dense=table.dense
+        )
+        starts.append(
+            allocate(
+                near,
+                budget,
+                floors=bounds.floors,
+                caps=bounds.caps,
+                forbidden=bounds.forbidden,
+                tied=bounds.tied,
+            )
+        )
+    return starts
 
 
 def _targets(
