@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -44,6 +46,49 @@ def read_offset(table: RDTable, offset: ArrayLike | None) -> NDArray[np.float64]
     if not np.isfinite(values).all():
         raise ValueError("offset must be finite")
     return values
+
+
+def predictions(table: RDTable, allocation: Allocation) -> tuple[float, float | None]:
+    """Predict the distortion of an allocation by both objectives.
+
+    Parameters
+    ----------
+    table : RDTable
+        The table that the allocation is of.
+    allocation : Allocation
+
+    Returns
+    -------
+    additive : float
+        The sum of the layers' distortions, exactly rounded.
+    joint : float or None
+        The mean square of the sum of their responses; None if the table has no responses.
+
+    Raises
+    ------
+    ValueError
+        If the allocation is not of this table.
+
+    Examples
+    --------
+    >>> from rdprune_core import RDTable, allocate, predictions
+    >>> table = RDTable.from_arrays([[2, 1]] * 2, [[0.0, 1.0]] * 2, responses=[[[0.0], [1.0]]] * 2)
+    >>> predictions(table, allocate(table, 2))
+    (2.0, 4.0)
+    """
+    if allocation.names != table.names or any(
+        not 0 <= k < len(labels) or labels[k] != label
+        for k, labels, label in zip(
+            allocation.choice.tolist(), table.options, allocation.options, strict=True
+        )
+    ):
+        raise ValueError("table is not the one that the allocation is of")
+    chosen = list(enumerate(allocation.choice.tolist()))
+    additive = math.fsum(float(table.distortion[layer][k]) for layer, k in chosen)
+    if table.responses is None:
+        return additive, None
+    total = np.sum([table.responses[layer][k].astype(np.float64) for layer, k in chosen], axis=0)
+    return additive, float(np.mean(total**2))
 
 
 def solve_joint(

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from rdprune.measuring import measure as measure
     from rdprune.noise import gaussian as gaussian
     from rdprune.recovery import repair_ as repair_
+    from rdprune.refining import refine as refine
     from rdprune.resampling import Bootstrap as Bootstrap
     from rdprune.resampling import bootstrap as bootstrap
     from rdprune.resampling import reduce as reduce
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from rdprune.runfolder import Round as Round
     from rdprune.runfolder import read_history as read_history
     from rdprune.schedule import iterate as iterate
+    from rdprune.trust_region import Refined as Refined
     from rdprune.verifying import CountMismatchError as CountMismatchError
     from rdprune.verifying import VerifyReport as VerifyReport
     from rdprune.verifying import verify as verify
@@ -50,6 +52,7 @@ _HOMES = {
     "CountMismatchError": "verifying",
     "MaskKeeper": "keeping",
     "Prunable": "layers",
+    "Refined": "trust_region",
     "SparsityLostError": "keeping",
     "VerifyReport": "verifying",
     "allocate_by": "allocators",
@@ -68,6 +71,7 @@ _HOMES = {
     "Round": "runfolder",
     "Step": "rounds",
     "read_history": "runfolder",
+    "refine": "refining",
     "repair_": "recovery",
     "save_masks": "masking",
     "strip_": "masking",

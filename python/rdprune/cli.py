@@ -16,7 +16,7 @@ except ModuleNotFoundError as error:
 
 import rdprune_core
 from rdprune.bench.commands import app as bench
-from rdprune.commands import iterate, measure, prune, recipe, solve
+from rdprune.commands import iterate, measure, prune, recipe, refine, solve
 from rdprune.commands.options import Json, example
 from rdprune.console import Commands
 
@@ -59,7 +59,7 @@ def demo(
     run(output, json)
 
 
-for group in (measure.app, solve.app, prune.app, iterate.app, recipe.app):
+for group in (measure.app, solve.app, refine.app, prune.app, iterate.app, recipe.app):
     app.registered_commands.extend(group.registered_commands)
 app.add_typer(bench, name="bench")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
@@ -15,15 +15,16 @@ from rdprune.baselines import BASELINES
 from rdprune.batches import Forward, Runner, labels, preserved, read
 from rdprune.criteria import SampleErrors, parse
 from rdprune.distortion import Reference
-from rdprune.layers import Prunable, named_layers
 from rdprune.magnitude import magnitude_order, order_mask, saved_weights, write_masked
 from rdprune.masking import expected_kept
 from rdprune.progress import progress_bar
-from rdprune.recovery import batchnorms, repair_
-from rdprune_core import RDTable, allocate
+from rdprune.recovery import batchnorms, fits, repair_, unmasked_copy
+from rdprune.refining import refine
+from rdprune.trial import table_layers
+from rdprune_core import Allocation, RDTable, allocate, predictions
 
-METHODS = ("dense", "rdprune", *BASELINES)
-ALL_METHODS = ("dense", "rdprune", *ALLOCATORS)
+METHODS = ("dense", "rdprune", "joint", *BASELINES)
+ALL_METHODS = ("dense", "rdprune", "joint", "refined", *ALLOCATORS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,8 @@ class CompareRow:
     Attributes
     ----------
     method : str
-        ``"dense"``, ``"rdprune"`` or the name of a baseline.
+        ``"dense"``; ``"rdprune"``, the additive optimum; ``"joint"``, that of the joint objective;
+        ``"refined"``, what `refine` makes of the better of them; or the name of a baseline.
     sparsity : float
         Sparsity asked for; 0 for the dense network.
     kept : int
@@ -44,12 +46,15 @@ class CompareRow:
     top1 : float
         Fraction of the held-out samples (else of the calibration samples) classified right.
     repaired_distortion, repaired_distortion_heldout, repaired_top1 : float
-        The same after `repair_` on the calibration batches.
-    predicted : float
-        The allocation's distortion, for ``"rdprune"``.
+        The same after `repair_` on the calibration batches, by the table's recovery, else of
+        the BatchNorm statistics.
+    predicted, predicted_joint : float
+        What the table predicts of the network in the state in which it was measured: the sum of
+        the layers' distortions, and the mean square of the sum of their responses. Of
+        ``"rdprune"``, ``"joint"`` and ``"refined"``.
 
     What is not available is None: held-out figures without held-out batches, top-1 without
-    labels, repaired figures without BatchNorm.
+    labels, repaired figures without BatchNorm or another recovery, predictions of baselines.
     """
 
     method: str
@@ -62,6 +67,7 @@ class CompareRow:
     repaired_distortion_heldout: float | None
     repaired_top1: float | None
     predicted: float | None
+    predicted_joint: float | None = None
 
 
 def compare(
@@ -72,14 +78,15 @@ def compare(
     sparsities: Sequence[float],
     heldout: Iterable[Any] | None = None,
     forward: Forward | None = None,
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] | None = None,
     distortion: str | SampleErrors | None = None,
     progress: bool = True,
 ) -> list[CompareRow]:
     """Prune by each method to the same number of weights, and run the network.
 
-    At each sparsity the additive allocation of the table is computed, and all methods keep as
-    many weights in all as it does, in the layers of the table. The model is left exactly as it
+    At each sparsity the additive allocation of the table is computed, and all baselines keep as
+    many weights in all as it does, in the layers of the table; ``"joint"`` and ``"refined"`` have
+    the same budget. The model is left exactly as it
     was, also after an error or an interrupt.
 
     Parameters
@@ -97,7 +104,8 @@ def compare(
     forward : callable, optional
         ``forward(model, batch)`` replaces the call of the model.
     methods : sequence of str
-        Some of ``ALL_METHODS``; by default all but the slower ``"owl"`` and ``"spdy"``.
+        Some of ``ALL_METHODS``; by default ``METHODS``, all but the slower ``"refined"``, ``"owl"``
+        and ``"spdy"``; and ``"joint"`` only of a table with responses.
     distortion : str or callable, optional
         By default that of the table; needed again where that is a callable.
     progress : bool
@@ -115,14 +123,23 @@ def compare(
     InfeasibleBudgetError
         If a sparsity cannot be reached with the options of the table.
     """
-    layers = _layers_of(model, table)
+    layers = table_layers(model, table)
+    if methods is None:
+        methods = [m for m in METHODS if m != "joint" or table.responses is not None]
     data = read(batches)
+
+    def refined(sparsity: float) -> Allocation:
+        return refine(
+            model, data, table, sparsity=sparsity, forward=forward, distortion=distortion,
+            progress=progress,
+        ).allocation  # fmt: skip
+
     plans = _plans(
         Problem(
             model, layers, 0, data, forward,
             table.metadata.get("recovery", "none"), int(table.metadata.get("seed", 0)),
         ),
-        table, sparsities, methods,
+        table, sparsities, methods, refined,
     )  # fmt: skip
     further = None if heldout is None else read(heldout)
     rows = []
@@ -130,7 +147,8 @@ def compare(
         saved = stack.enter_context(saved_weights(layer.parameter for layer in layers.values()))
         stack.enter_context(preserved(model))
         kind = table.metadata.get("distortion", "mse") if distortion is None else distortion
-        run = _Network(model, data, further, forward, kind, int(table.metadata.get("seed", 0)))
+        seed, state = table.metadata.get("seed", 0), table.metadata.get("recovery", "none")
+        run = _Network(model, data, further, forward, kind, int(seed), state)
         orders = [magnitude_order(w, layer=n) for n, w in zip(layers, saved, strict=True)]
         meter = stack.enter_context(progress_bar(Counter(plan.method for plan in plans), progress))
         for plan in plans:
@@ -144,7 +162,8 @@ def compare(
                     sparsity=plan.sparsity,
                     kept=sum(plan.kept.values()),
                     **run.figures(),
-                    predicted=plan.predicted,
+                    predicted=plan.predicted[0],
+                    predicted_joint=plan.predicted[1],
                 )
             )
             meter.advance(plan.method)
@@ -156,26 +175,7 @@ class _Plan:
     method: str
     sparsity: float
     kept: Mapping[str, int]
-    predicted: float | None = None
-
-
-def _layers_of(model: nn.Module, table: RDTable) -> dict[str, Prunable]:
-    kind = table.metadata.get("mask", "unstructured-magnitude")
-    if kind != "unstructured-magnitude":
-        raise ValueError(f"table has masks of kind {kind!r}, must be 'unstructured-magnitude'")
-    layers = named_layers(model, table.names, "table")
-    shapes = table.metadata.get("shapes", {})
-    for name, layer in layers.items():
-        shape = tuple(layer.parameter.shape)
-        expected = tuple(shapes.get(name, shape))
-        if shape != expected:
-            raise ValueError(
-                f"table of another model: layer {name!r} has shape {shape}, the table's has "
-                f"{expected}"
-            )
-        if layer.masked:
-            raise ValueError(f"layer {name!r} carries a mask: applied already; strip_ first")
-    return layers
+    predicted: tuple[float | None, float | None] = (None, None)
 
 
 def _plans(
@@ -183,6 +183,7 @@ def _plans(
     table: RDTable,
     sparsities: Sequence[float],
     methods: Sequence[str],
+    refined: Callable[[float], Allocation],
 ) -> list[_Plan]:
     for method in methods:
         if method not in ALL_METHODS:
@@ -198,10 +199,18 @@ def _plans(
         total = sum(kept.values())
         for method in methods:
             if method == "rdprune":
-                plans.append(_Plan(method, sparsity, kept, allocation.distortion))
-            elif method in ALLOCATORS:
-                same = replace(problem, kept_total=total)
-                plans.append(_Plan(method, sparsity, counts(method, same)))
+                ours = allocation
+            elif method == "joint":
+                ours = allocate(table, sparsity=sparsity, objective="joint")
+            elif method == "refined":
+                ours = refined(sparsity)
+            else:
+                if method in ALLOCATORS:
+                    same = replace(problem, kept_total=total)
+                    plans.append(_Plan(method, sparsity, counts(method, same)))
+                continue
+            predicted = predictions(table, ours)
+            plans.append(_Plan(method, sparsity, expected_kept(layers, ours), predicted))
     return plans
 
 
@@ -225,10 +234,13 @@ class _Network:
         forward: Forward | None,
         kind: str | SampleErrors,
         seed: int,
+        recovery: str,
     ) -> None:
         self._model = model
         self._data = data
         self._forward = forward
+        self._recovery = "batchnorm" if recovery == "none" else recovery
+        self._dense = unmasked_copy(model) if fits(self._recovery) else None
         self._calibration = _Evaluation(Runner(model, data, forward, seed), kind)
         self._heldout = None
         if heldout is not None:
@@ -238,8 +250,15 @@ class _Network:
         """Run the network with the weights that it has now, as it is and repaired."""
         distortion, heldout, top1 = self._run()
         repaired: tuple[float | None, float | None, float | None] = (None, None, None)
-        with _saved_statistics(self._model):
-            if repair_(self._model, self._data, forward=self._forward):
+        parameters = list(self._model.parameters()) if self._dense is not None else []
+        with _saved_statistics(self._model), saved_weights(parameters):
+            if repair_(
+                self._model,
+                self._data,
+                recovery=self._recovery,
+                forward=self._forward,
+                dense=self._dense,
+            ):
                 repaired = self._run()
         return {
             "distortion": distortion,

@@ -142,6 +142,11 @@ def named_layers(model: nn.Module, names: Iterable[str], what: str) -> dict[str,
     return chosen
 
 
+def all_layers(model: nn.Module) -> dict[str, Prunable]:
+    """List all layers of a model that can be pruned, leaving out those that cannot."""
+    return _find_layers(model)[0]
+
+
 def signature(model: nn.Module) -> dict[str, Any]:
     """Describe a model: its class, its number of parameters and a digest of their values.
 

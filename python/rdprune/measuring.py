@@ -21,7 +21,7 @@ from rdprune.grid import check_layers, layer_macs, read_levels
 from rdprune.layers import prunable, signature
 from rdprune.menu import LABELLED, menu
 from rdprune.prefix import FEWEST, FEWEST_SETTLING, MEMORY, Prefix
-from rdprune.recovery import RECOVERIES, recovered
+from rdprune.recovery import Writer, recovered, spelled
 from rdprune.scoring import Score, scores
 from rdprune.store import Store
 from rdprune.sweeping import Sweep, open_shelf
@@ -93,7 +93,8 @@ def measure(
         that returns one a sample; see `rdprune.criteria.parse`.
     recovery : str
         State of the network that is measured: ``"none"``, as it is; ``"batchnorm"``, with
-        BatchNorm on each batch's statistics.
+        BatchNorm on each batch's statistics; ``"bias"`` or ``"least-squares"``, the pruned layer
+        repaired as `repair_` does it; or several, such as ``"bias+batchnorm"``.
     ignore, layers : str or iterable of str
         Layers to leave out, or the only ones to measure; see `prunable`.
     forward : callable, optional
@@ -140,7 +141,8 @@ def measure(
     _check_auto(levels, budgets, objective, responses, keep_errors, shapes)
     chosen = read_levels(AUTO_LEVELS if _is_auto(levels) else levels)
     kind = parse(distortion)
-    _check_options(recovery, responses, seed)
+    _check_options(responses, seed)
+    state = spelled(recovery)
     if index(reuse_memory) < 0:
         raise ValueError(f"reuse_memory is {reuse_memory}, must not be negative")
     found = prunable(model, ignore=ignore, layers=layers)
@@ -164,11 +166,11 @@ def measure(
         shelf = None
         if store is not None:
             opened = stack.enter_context(Store(store))
-            shelf = open_shelf(opened, runner, reference, distortion=kind.name, recovery=recovery)
+            shelf = open_shelf(opened, runner, reference, distortion=kind.name, recovery=state)
         metadata = {
             "model": signature(model),
             "distortion": kind.name,
-            "recovery": recovery,
+            "recovery": state,
             "samples": reference.samples,
             "outputs": reference.elements,
             "seed": seed,
@@ -186,7 +188,8 @@ def measure(
         if prefix is not None:
             stack.enter_context(prefix.installed())
         fewest = FEWEST if budgets is None else FEWEST_SETTLING
-        sweep = Sweep(runner, reference, prefix, shelf, choices.masks, fewest)
+        writer = Writer(found, runner if prefix is None else prefix.plain, recovery)
+        sweep = Sweep(runner, reference, prefix, shelf, choices.masks, writer, fewest)
         if budgets is None:
             sweep.measure(findings, findings.everything(), progress)
         else:
@@ -244,9 +247,7 @@ def _is_auto(levels: Any) -> bool:
     return isinstance(levels, str) and levels == AUTO
 
 
-def _check_options(recovery: str, responses: int, seed: int) -> None:
-    if recovery not in RECOVERIES:
-        raise ValueError(f"recovery is {recovery!r}, must be one of {', '.join(RECOVERIES)}")
+def _check_options(responses: int, seed: int) -> None:
     if index(responses) < 0:
         raise ValueError(f"responses is {responses}, must not be negative")
     if not 0 <= index(seed) < 2**32:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rdprune.comparing import CompareRow
     from rdprune.recipes.recipe import Recipe
     from rdprune.runfolder import Round
+    from rdprune.trust_region import Refined
     from rdprune.verifying import VerifyReport
     from rdprune_core import Allocation, Frontier, RDTable
 
@@ -158,25 +159,61 @@ def certificate_table(allocations: Sequence[Allocation], seconds: Sequence[float
     return grid
 
 
+VERIFY_COLUMNS: Final = (
+    ("predicted", "predicted"),
+    ("additive", "additive"),
+    ("joint", "joint"),
+    ("true", "true"),
+    ("ratio", "true / predicted"),
+    ("before", "no repair"),
+    ("after", "repaired"),
+)
+
+
 def verify_table(reports: Iterable[VerifyReport]) -> Table:
-    """Return one row a report: predicted against true distortion, and the counted weights."""
-    grid = _grid("kept, counted", "kept, expected", "predicted", "true", "true / predicted", "")
-    samples, states = set(), set()
-    for report in reports:
+    """Return one row a report: predicted against true distortion, and the counted weights.
+
+    The network before and after its repair is shown where the table was measured with one.
+    """
+    rows = list(reports)
+    repaired = any(report.recovery != "none" for report in rows)
+    shown = [
+        (name, title)
+        for name, title in VERIFY_COLUMNS
+        if any(getattr(r, name) is not None for r in rows) and (name != "before" or repaired)
+    ]
+    grid = _grid("kept, counted", "kept, expected", *(title for _, title in shown), "")
+    for report in rows:
         agrees = report.kept_total == report.expected_total
-        ratio = report.true / report.predicted if report.predicted > 0 else None
+        finite_ratio = report.predicted > 0
         grid.add_row(
             f"{report.kept_total:,}",
             f"{report.expected_total:,}",
-            number(report.predicted),
-            number(report.true),
-            number(ratio),
+            *(
+                number(None if name == "ratio" and not finite_ratio else getattr(report, name))
+                for name, _ in shown
+            ),
             "counts agree" if agrees else "[bold red]counts differ",
         )
-        samples.add(report.samples)
-        states.add(f"{report.objective} objective, recovery {report.recovery}")
-    counts = ", ".join(f"{n:,}" for n in sorted(samples))
-    grid.caption = f"{counts} samples; {'; '.join(sorted(states))}"
+    counts = ", ".join(f"{n:,}" for n in sorted({report.samples for report in rows}))
+    states = sorted({f"{r.objective} objective, recovery {r.recovery}" for r in rows})
+    grid.caption = f"{counts} samples; {'; '.join(states)}"
+    return grid
+
+
+def rounds_table(found: Refined) -> Table:
+    """Return one row a round of `refine`: prediction, truth, layers moved and passes."""
+    grid = _grid("round", "sparsity", "predicted", "true", "layers moved", "passes")
+    for index, entry in enumerate(found.rounds):
+        grid.add_row(
+            f"{index + 1}",
+            share(entry.sparsity),
+            number(entry.predicted),
+            number(entry.distortion),
+            f"{entry.moved}",
+            f"{entry.passes}",
+        )
+    grid.caption = f"{found.passes} passes over the batches, starting points included"
     return grid
 
 
@@ -256,7 +293,24 @@ def compare_table(rows: Sequence[CompareRow]) -> Table:
         rivals = [r for r in rows if r.sparsity == row.sparsity and r.method != "dense"]
         cells = [_compare_cell(row, rivals, name, best) for name, _, best in shown]
         grid.add_row(row.method, *cells)
-    grid.caption = "* best of its sparsity; repair: after re-estimating BatchNorm statistics"
+    grid.caption = "* best of its sparsity; repair: the one measured, else of BatchNorm statistics"
+    return grid
+
+
+def predicted_table(rows: Sequence[CompareRow]) -> Table:
+    """Return both predictions beside the truth, for the methods that the table predicts."""
+    grid = _grid("method", "sparsity", "additive", "joint", "true, no repair", "true, repaired")
+    for row in rows:
+        if row.predicted is not None:
+            grid.add_row(
+                row.method,
+                share(row.sparsity),
+                number(row.predicted, 3),
+                number(row.predicted_joint, 3),
+                number(row.distortion, 3),
+                number(row.repaired_distortion, 3),
+            )
+    grid.caption = "additive, joint: what the table predicts of the state in which it was measured"
     return grid
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from random import Random
 
 import torch
-from torch import Tensor
 
 from rdprune.adaptive import Wanted
 from rdprune.batches import Runner
@@ -18,6 +18,7 @@ from rdprune.magnitude import saved_weights, write_masked
 from rdprune.options import Masks, Option, magnitude_masks
 from rdprune.prefix import FEWEST, DivergedError, Prefix
 from rdprune.progress import Meter, progress_bar
+from rdprune.recovery import Write, Writer
 from rdprune.store import Shelf, Store, run_signature
 from rdprune.tabling import Findings
 from rdprune_core import __version__
@@ -38,6 +39,8 @@ class Sweep:
         Has, and gets, what was measured.
     masks : callable
         Makes the masks that are measured.
+    writer : Writer, optional
+        Prunes a layer and repairs it; by default it is masked.
     fewest : int
         Fewer options of a layer than this do not pay for recording and checking.
     """
@@ -47,6 +50,7 @@ class Sweep:
     prefix: Prefix | None = None
     shelf: Shelf | None = None
     masks: Masks = magnitude_masks
+    writer: Writer | None = None
     fewest: int = FEWEST
 
     def measure(self, findings: Findings, wanted: Wanted, progress: bool) -> None:
@@ -88,8 +92,8 @@ class Sweep:
             else:
                 done[key] = found
                 meter.advance(layer.name, len(labels[key]), found=True)
-        with saved_weights([weight]) as (saved,):
-            for option, measurement in self._measure(layer, saved, left):
+        with self._writing(layer, left) as write:
+            for option, measurement in self._measure(layer, write, left):
                 key = option.key
                 if not math.isfinite(measurement.distortion):
                     raise ValueError(
@@ -104,13 +108,13 @@ class Sweep:
         return [done[option.key] for option in options]
 
     def _measure(
-        self, layer: Prunable, dense: Tensor, options: list[Option]
+        self, layer: Prunable, write: Write, options: list[Option]
     ) -> Iterator[tuple[Option, Measurement]]:
         """Measure options of a layer, each with a pass of its own."""
-        made = self.masks(layer, dense)
+        made = self.masks(layer, layer.parameter.detach().clone())
 
         def run(runner: Runner, option: Option) -> Measurement:
-            write_masked(layer.parameter, dense, made(option))
+            write(made(option))
             return self.reference.measure(runner.outputs())
 
         runner = self.runner if self.prefix is None else self.prefix.plain
@@ -139,6 +143,17 @@ class Sweep:
                     runner = self.prefix.plain
                     measured = run(runner, option)
             yield option, measured
+
+    @contextmanager
+    def _writing(self, layer: Prunable, wanted: Collection[Option]) -> Iterator[Write]:
+        """Yield what prunes the layer; it is dense again at the end."""
+        if self.writer is not None and wanted:
+            with self.writer.layer(layer.name) as write:
+                yield write
+            return
+        weight = layer.parameter
+        with saved_weights([weight]) as (dense,):
+            yield lambda mask: write_masked(weight, dense, mask)
 
     def _look_up(self, layer: Prunable, option: Option) -> Measurement | None:
         return None if self.shelf is None else self.shelf.get(layer.name, option.key)

@@ -17,8 +17,8 @@ from rdprune.distortion import Reference
 from rdprune.layers import Prunable, named_layers
 from rdprune.magnitude import saved_weights, write_masked
 from rdprune.masking import expected_kept, layer_masks
-from rdprune.recovery import recovered
-from rdprune_core import Allocation
+from rdprune.recovery import fits, recovered, refitted, repair_, spelled, unmasked_copy
+from rdprune_core import Allocation, RDTable, predictions
 
 
 class CountMismatchError(ValueError):
@@ -53,7 +53,8 @@ class VerifyReport:
     predicted : float
         The allocation's distortion: the value of the objective it minimised.
     true : float
-        Distortion of the pruned network's output on the batches, of the table's kind.
+        Distortion of the pruned network's output on the batches, of the table's kind, in the state
+        `recovery`.
     ratio : float
         ``true / predicted``; 1 if both are 0, inf if only `predicted` is.
     kept : dict of str to int
@@ -64,6 +65,12 @@ class VerifyReport:
         Samples that the network ran on.
     objective, recovery : str
         What the prediction is of, and the state in which the network ran.
+    additive, joint : float, optional
+        What the table predicts: the sum of the layers' distortions, and the mean square of the sum
+        of their responses. None without a table, or a table without responses.
+    before, after : float, optional
+        Distortion of the pruned network as it is, and after `repair_`, both from the dense network
+        as it is. `after` is None without recovery, and for a network given pruned.
     """
 
     predicted: float
@@ -75,6 +82,10 @@ class VerifyReport:
     samples: int
     objective: str
     recovery: str
+    additive: float | None
+    joint: float | None
+    before: float
+    after: float | None
 
 
 def verify(
@@ -86,6 +97,7 @@ def verify(
     dense: nn.Module | None = None,
     recovery: str | None = None,
     distortion: str | SampleErrors | None = None,
+    table: RDTable | None = None,
 ) -> VerifyReport:
     """Count the weights of a pruned network, run it, and compare with the allocation's prediction.
 
@@ -106,10 +118,12 @@ def verify(
         The dense model to compare with; needed for a model after `strip_`, and for one that was
         trained or repaired since `apply_`.
     recovery : str, optional
-        State in which both networks run, ``"none"`` or ``"batchnorm"``; by default that of the
-        table.
+        State in which both networks run, such as ``"bias+batchnorm"``; by default that of the
+        table. A pruned model given with `dense` keeps the weights and biases that it has.
     distortion : str or callable, optional
         By default that of the table; needed again where that is a callable.
+    table : RDTable, optional
+        The table that the allocation is of, for both objectives' predictions.
 
     Returns
     -------
@@ -125,31 +139,31 @@ def verify(
     """
     layers = named_layers(model, allocation.names, "allocation")
     expected = expected_kept(layers, allocation)
-    state = allocation.metadata.get("recovery", "none") if recovery is None else recovery
-    distortion = allocation.metadata.get("distortion", "mse") if distortion is None else distortion
+    state = spelled(allocation.metadata.get("recovery", "none") if recovery is None else recovery)
+    kind = allocation.metadata.get("distortion", "mse") if distortion is None else distortion
     data = read(batches)
     whole = None if dense is None else _dense_layers(dense, allocation)
     kept = _counted(layers, allocation, expected, whole)
     masked = any(layer.masked for layer in layers.values())
-    seed = int(allocation.metadata.get("seed", 0))
-    with ExitStack() as stack:
-        if dense is None and masked:
-            stack.enter_context(_unmasked(layers))
-        source = model if dense is None else dense
-        stack.enter_context(recovered(source, state))
-        stack.enter_context(preserved(source))
-        runner = Runner(source, data, forward, seed)
-        reference = Reference(
-            runner.outputs(), distortion=distortion, labels=runner.labels(parse(distortion))
-        )
+    source = dense
+    if source is None:
+        source = unmasked_copy(model) if masked or fits(state) else model
+    trial = _Trial(
+        model, source, layers, data, forward, kind, int(allocation.metadata.get("seed", 0))
+    )
+    references = {name: trial.reference(name) for name in {"none", state}}
     with ExitStack() as stack:
         if dense is None and not masked:
             stack.enter_context(_pruned(layers, layer_masks(layers, allocation)))
-        stack.enter_context(recovered(model, state))
-        stack.enter_context(preserved(model))
-        true = reference.measure(Runner(model, data, forward, seed).outputs()).distortion
+        true = trial.measure(references[state], state, refit=dense is None)
+        before, after = true, None
+        if state != "none":
+            before = trial.measure(references["none"], "none", refit=False)
+            if dense is None:
+                after = trial.repaired(references["none"], state)
     if not math.isfinite(true):
         raise ValueError(f"the distortion of the pruned network is {true}, must be finite")
+    additive, joint = (None, None) if table is None else predictions(table, allocation)
     return VerifyReport(
         predicted=allocation.distortion,
         true=true,
@@ -157,10 +171,56 @@ def verify(
         kept=kept,
         kept_total=sum(kept.values()),
         expected_total=allocation.cost["params"],
-        samples=reference.samples,
+        samples=references[state].samples,
         objective=allocation.objective,
         recovery=state,
+        additive=additive,
+        joint=joint,
+        before=before,
+        after=after,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """A pruned network beside the dense one, both to be run in several states."""
+
+    model: nn.Module
+    dense: nn.Module
+    layers: Mapping[str, Prunable]
+    data: tuple[Any, ...]
+    forward: Forward | None
+    distortion: str | SampleErrors
+    seed: int
+
+    def runner(self, model: nn.Module) -> Runner:
+        return Runner(model, self.data, self.forward, self.seed)
+
+    def reference(self, state: str) -> Reference:
+        runner = self.runner(self.dense)
+        with recovered(self.dense, state), preserved(self.dense):
+            return Reference(
+                runner.outputs(),
+                distortion=self.distortion,
+                labels=runner.labels(parse(self.distortion)),
+            )
+
+    def measure(self, reference: Reference, state: str, *, refit: bool) -> float:
+        with ExitStack() as stack:
+            for model in {id(m): m for m in (self.dense, self.model)}.values():
+                stack.enter_context(recovered(model, state))
+                stack.enter_context(preserved(model))
+            if refit and state != "none":
+                whole = named_layers(self.dense, self.layers, "dense")
+                pair = (whole, self.runner(self.dense))
+                stack.enter_context(refitted(self.layers, self.runner(self.model), state, pair))
+            return reference.measure(self.runner(self.model).outputs()).distortion
+
+    def repaired(self, reference: Reference, state: str) -> float:
+        parameters = list(self.model.parameters())
+        with saved_weights(parameters), preserved(self.model):
+            repair_(self.model, self.data, recovery=state, forward=self.forward, dense=self.dense)
+            return reference.measure(self.runner(self.model).outputs()).distortion
 
 
 def _counted(
@@ -248,21 +308,3 @@ def _pruned(layers: Mapping[str, Prunable], masks: Mapping[str, Tensor]) -> Iter
         for (name, layer), weight in zip(layers.items(), saved, strict=True):
             write_masked(layer.parameter, weight, masks[name])
         yield
-
-
-@contextmanager
-def _unmasked(layers: Mapping[str, Prunable]) -> Iterator[None]:
-    """Run a masked model with its dense weights for a while."""
-    saved: list[tuple[nn.Module, str, Tensor, Tensor]] = []
-    try:
-        for layer in layers.values():
-            for module, attribute, _ in layer.owners:
-                mask = module.get_buffer(f"{attribute}_mask")
-                saved.append((module, attribute, getattr(module, attribute), mask.clone()))
-                mask.data.fill_(1)
-                setattr(module, attribute, layer.parameter.detach())
-        yield
-    finally:
-        for module, attribute, weight, values in saved:
-            setattr(module, attribute, weight)
-            module.get_buffer(f"{attribute}_mask").data.copy_(values)

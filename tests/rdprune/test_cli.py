@@ -75,12 +75,13 @@ def evaluate(model):
     return {"first": float(model[0].weight.detach().abs().sum())}
 """
 USE = ["--model", "mine:model", "--data", "mine:batches"]
-COMMANDS = ["demo", "measure", "look", "allocate", "frontier", "apply", "verify", "compare"]
 COMMANDS = [
     "demo",
     "measure",
+    "look",
     "allocate",
     "frontier",
+    "refine",
     "apply",
     "verify",
     "compare",
@@ -378,6 +379,17 @@ BAD = {
     "bytes": (["measure", *USE, "--reuse-memory", "4T", "--output", "t"], "got '4T'"),
     "distortion": (["measure", *USE, "--distortion", "psnr", "--output", "t"], "psnr"),
     "recovery": (["measure", *USE, "--recovery", "magic", "--output", "t"], "magic"),
+    "path": (
+        ["refine", *USE, "table.npz", "--sparsity", "0.5", "--output", "r.json", "--path", "x"],
+        "--path must be sparsities like 0.3,0.5, got 'x'",
+    ),
+    "recovery without data": (
+        [
+            *("apply", "--model", "mine:model", "--allocation", "a.json", "--output", "w"),
+            *("--recovery", "bias"),
+        ],
+        "--recovery needs --repair-data",
+    ),
     "no batchnorm": (
         ["measure", *USE, "--model", "mine:plain", "--recovery", "batchnorm", "--output", "t"],
         "BatchNorm",

@@ -16,7 +16,8 @@ from rdprune.magnitude import magnitude_mask
 from rdprune.masking import apply_, masks
 from rdprune.measuring import measure
 from rdprune.recovery import repair_
-from rdprune_core import InfeasibleBudgetError, allocate
+from rdprune.verifying import verify
+from rdprune_core import InfeasibleBudgetError, allocate, predictions
 
 
 @pytest.fixture
@@ -52,10 +53,11 @@ def test_rows_by_hand(network, batches, heldout, table):
     ]
     for row in rows:
         pruned = copy.deepcopy(network)
-        if row.method == "rdprune":
-            allocation = allocate(table, sparsity=row.sparsity)
+        if row.method in ("rdprune", "joint"):
+            objective = "additive" if row.method == "rdprune" else "joint"
+            allocation = allocate(table, sparsity=row.sparsity, objective=objective)
             found = masks(network, allocation)
-            assert row.predicted == allocation.distortion
+            assert (row.predicted, row.predicted_joint) == predictions(table, allocation)
         elif row.method == "dense":
             found = {}
         else:
@@ -79,11 +81,13 @@ def test_rows_by_hand(network, batches, heldout, table):
 
 
 def test_all_methods_keep_the_same(network, batches, table):
-    """At each sparsity all methods keep exactly as many weights as the allocation."""
+    """At each sparsity all baselines keep exactly as many weights as the allocation."""
     rows = compare(network, batches, table, sparsities=[0.3, 0.77], progress=False)
     assert rows[0].kept == 174
     for sparsity in (0.3, 0.77):
-        kept = {row.kept for row in rows if row.sparsity == sparsity}
+        kept = {r.kept for r in rows if r.sparsity == sparsity and r.method != "joint"}
+        (joint,) = (r.kept for r in rows if r.sparsity == sparsity and r.method == "joint")
+        assert joint <= allocate(table, sparsity=sparsity).budget["params"]
         assert kept == {allocate(table, sparsity=sparsity).cost["params"]}
 
 
@@ -104,7 +108,32 @@ def test_what_is_not_available_is_none():
         repaired_distortion_heldout=None,
         repaired_top1=None,
         predicted=float(table.distortion[0][2]),
+        predicted_joint=row.predicted_joint,
     )
+
+
+@pytest.mark.parametrize("recovery", ["batchnorm", "least-squares+bias+batchnorm"])
+def test_refined_is_best_in_the_state_it_was_measured_in(network, batches, fingerprint, recovery):
+    """`verify` finds the refined allocation's repaired distortion, below both others' true one."""
+    table = measure(network, batches, levels=9, recovery=recovery, progress=False)
+    before = fingerprint(network)
+    methods = ["rdprune", "joint", "refined"]
+    rows = compare(network, batches, table, sparsities=[0.6], methods=methods, progress=False)
+    assert fingerprint(network) == before
+    assert [row.method for row in rows] == methods
+    for row, objective in zip(rows, ("additive", "joint"), strict=False):
+        report = verify(network, batches, allocate(table, sparsity=0.6, objective=objective))
+        assert row.repaired_distortion == pytest.approx(report.after, rel=1e-4)
+        assert row.distortion == pytest.approx(report.before, rel=1e-4)
+
+
+def test_without_responses_there_is_no_joint_row(network, batches):
+    """A table without responses has no joint objective to compare."""
+    table = measure(network, batches, levels=5, responses=0, progress=False)
+    rows = compare(network, batches, table, sparsities=[0.5], progress=False)
+    assert [row.method for row in rows] == ["dense", "rdprune", *BASELINES]
+    with pytest.raises(ValueError, match="needs a table with responses"):
+        compare(network, batches, table, sparsities=[0.5], methods=["joint"], progress=False)
 
 
 def test_top1_without_heldout_is_of_the_calibration_batches(network, batches, table):
@@ -120,7 +149,9 @@ def test_ignored_layers_stay_dense(network, batches, fingerprint):
     table = measure(network, batches, levels=5, ignore=["conv1"], progress=False)
     rows = compare(network, batches, table, sparsities=[0.5], progress=False)
     assert rows[0].kept == 138
-    assert {row.kept for row in rows[1:]} == {allocate(table, sparsity=0.5).cost["params"]}
+    assert {row.kept for row in rows[1:] if row.method != "joint"} == {
+        allocate(table, sparsity=0.5).cost["params"]
+    }
 
 
 def test_model_is_left_as_found(network, batches, heldout, table, fingerprint):

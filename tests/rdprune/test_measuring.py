@@ -341,7 +341,12 @@ BAD = [
     (Idle(), X, {"levels": [math.nan]}, "levels holds nan"),
     (Idle(), X, {"levels": [0]}, "levels holds no sparsity above 0"),
     (Idle(), X, {"distortion": "psnr"}, "distortion is 'psnr', must be one of mse, max"),
-    (Idle(), X, {"recovery": "bias"}, "recovery is 'bias', must be one of none, batchnorm"),
+    (
+        Idle(),
+        X,
+        {"recovery": "biases"},
+        "recovery is 'biases', must be one of none, least-squares, bias",
+    ),
     (Idle(), X, {"recovery": "batchnorm", "ignore": "idle"}, "no BatchNorm statistics"),
     (Idle(), X, {"responses": -1}, "responses is -1, must not be negative"),
     (Idle(), X, {"reuse_memory": -1}, "reuse_memory is -1, must not be negative"),

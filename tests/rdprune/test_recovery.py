@@ -91,7 +91,12 @@ def test_failing_repair_changes_nothing(network, batches, fingerprint, interrupt
     ("batches", "options", "message"),
     [
         ([], {}, "batches is empty"),
-        ([torch.ones(2, 1, 8, 8)], {"recovery": "none"}, "recovery is 'none', must be 'batchnorm'"),
+        (
+            [torch.ones(2, 1, 8, 8)],
+            {"recovery": "none"},
+            "recovery is 'none', must be one that repairs",
+        ),
+        ([torch.ones(2, 1, 8, 8)], {"recovery": "bias"}, "'bias' needs the dense model"),
         ([torch.full((2, 1, 8, 8), float("nan"))], {}, "statistics of 'bn1' .* are not finite"),
     ],
 )
@@ -105,7 +110,12 @@ def test_bad_repair(network, fingerprint, batches, options, message):
 
 @pytest.mark.parametrize(
     ("recovery", "message"),
-    [("bias", "recovery is 'bias'"), ("batchnorm", "model has no BatchNorm statistics")],
+    [
+        ("biases", "recovery is 'biases', must be one of none, least-squares, bias, batchnorm"),
+        ("bias+bias", r"recovery is 'bias\+bias'"),
+        ("none+bias", r"recovery is 'none\+bias'"),
+        ("batchnorm", "model has no BatchNorm statistics"),
+    ],
 )
 def test_bad_recovery(recovery, message):
     """An unknown recovery, or BatchNorm where there is none, is refused."""

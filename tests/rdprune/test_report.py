@@ -119,11 +119,24 @@ def test_compare_table_leaves_out_what_nobody_has() -> None:
     assert [column.header for column in grid.columns] == ["method", "distortion"]
 
 
+def test_predicted_table_leaves_out_what_is_not_predicted() -> None:
+    """Both predictions and both truths of our methods stand in a row, baselines have none."""
+    ours = row(
+        "joint", 0.5, distortion=3.0, repaired_distortion=2.0, predicted=1.0, predicted_joint=1.5
+    )
+    lines = text_of(report.predicted_table([ours, row("lamp", 0.5, distortion=1.0)]))
+    assert ["joint", "50.0", "%", "1", "1.5", "3", "2"] in lines
+    assert not any("lamp" in line for line in lines)
+
+
 def test_verify_table_shows_counts_and_ratio() -> None:
-    """Predicted, true, their ratio and both counts stand in the row."""
-    found = VerifyReport(2.0, 3.0, 1.5, {"a": 5}, 5, 5, 64, "additive", "batchnorm")
+    """Predictions, truth, their ratio, truth around the repair and both counts are in the row."""
+    found = VerifyReport(
+        2.0, 3.0, 1.5, {"a": 5}, 5, 5, 64, "additive", "batchnorm", 2.0, 2.5, 9.0, 3.5
+    )
     lines = text_of(report.verify_table([found]))
-    assert ["5", "5", "2", "3", "1.5", "counts", "agree"] in lines
+    row = ["5", "5", "2", "2", "2.5", "3", "1.5", "9", "3.5", "counts", "agree"]
+    assert row in lines
     assert ["64", "samples;", "additive", "objective,", "recovery", "batchnorm"] in lines
 
 

@@ -80,7 +80,10 @@ def test_true_distortion_by_hand(network, batches, allocation):
 
 @pytest.mark.parametrize("recovery", ["none", "batchnorm"])
 def test_dense_applied_and_stripped_agree(network, batches, allocation, recovery):
-    """The report is the same for the dense, the applied and the stripped model."""
+    """The report is the same for the dense, the applied and the stripped model.
+
+    What repair would leave is not known of a model given pruned.
+    """
     dense = copy.deepcopy(network)
     reports = [verify(network, batches, allocation, recovery=recovery)]
     apply_(network, allocation)
@@ -88,8 +91,34 @@ def test_dense_applied_and_stripped_agree(network, batches, allocation, recovery
     reports.append(verify(network, batches, allocation, recovery=recovery, dense=dense))
     strip_(network)
     reports.append(verify(network, batches, allocation, recovery=recovery, dense=dense))
-    assert reports == [reports[0]] * 4
+    assert (reports[0].after is None) == (recovery == "none")
+    given = dataclasses.replace(reports[0], after=None)
+    assert reports == [reports[0], reports[0], given, given]
     assert isinstance(reports[0], VerifyReport)
+
+
+def test_predictions_and_repair_stand_side_by_side(network, batches):
+    """Both objectives' predictions, and the network before and after the repair, are reported."""
+    table = measure(network, batches, levels=LEVELS, recovery="batchnorm", progress=False)
+    allocation = allocate(table, sparsity=0.4)
+    report = verify(network, batches, allocation, table=table)
+    assert report.additive == report.predicted
+    joint = allocate(table, sparsity=0.4, objective="joint")
+    assert verify(network, batches, joint, table=table).joint == pytest.approx(joint.distortion)
+    assert report.joint >= joint.distortion * (1 - 1e-6)
+    assert report.before == verify(network, batches, allocation, recovery="none").true
+    pruned = strip_(apply_(copy.deepcopy(network), allocation))
+    repair_(pruned, batches)
+    found = verify(pruned, batches, allocation, dense=network, recovery="none").true
+    assert report.after == pytest.approx(found, rel=1e-5)
+    assert verify(network, batches, allocation).joint is None
+
+
+def test_refuses_another_table(network, batches, table, allocation):
+    """A table without the allocation's options is refused."""
+    other = measure(network, batches, levels=3, progress=False)
+    with pytest.raises(ValueError, match="table is not the one that the allocation is of"):
+        verify(network, batches, allocation, table=other)
 
 
 def test_shared_weight(tied, tokens, allocation_of):
@@ -241,7 +270,7 @@ def _no_layer(model, allocation):
         (_other_dense, "dense of another model: the model has no layer 'conv1.weight'"),
         (_partly_masked, "layer 'conv2.weight' carries no mask in module 'conv2', others do"),
         (_no_layer, "allocation of another model: the model has no layer 'linear.weight'"),
-        (lambda *_: {"recovery": "bias"}, "recovery is 'bias', must be one of none, batchnorm"),
+        (lambda *_: {"recovery": "biases"}, "recovery is 'biases', must be one of none"),
         (lambda *_: {"batches": []}, "batches is empty"),
         (lambda *_: {"batches": [torch.full((2, 1, 8, 8), math.nan)]}, "dense model's output on"),
     ],

@@ -140,3 +140,49 @@ def measure(
         lambda text: typer.echo(text, err=True),
     )
     emit(json, [asdict(row) for row in rows], lambda out: out.print(bench.show(rows)))
+
+
+@app.command(
+    epilog="\b\nExample:\n  rdprune bench recovery --network mnist --sparsity 0.9\n"
+    "  rdprune bench recovery --network resnet32 --recovery none --recovery batchnorm"
+)
+def recovery(
+    network: Annotated[
+        str, typer.Option(help="mnist; or, with RDPRUNE_DATA, resnet20, resnet32, resnet56.")
+    ] = "mnist",
+    images: Annotated[int, typer.Option(min=1, help="Calibration pictures.")] = 192,
+    test: Annotated[int, typer.Option(min=1, help="Test pictures.")] = 1000,
+    levels: Annotated[int, typer.Option(min=2, help="Sparsities of every layer.")] = 24,
+    state: Annotated[
+        list[str] | None,
+        typer.Option("--recovery", help="State to measure in; repeatable [none, batchnorm]."),
+    ] = None,
+    sparsity: Annotated[
+        list[float] | None, typer.Option(help="Fraction to remove; repeatable [0.5 to 0.9].")
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="Method; repeatable [all, refined too].")
+    ] = None,
+    json: Annotated[
+        str | None,
+        typer.Option("--json", metavar="FILE", help="Write the result as JSON; '-' for stdout."),
+    ] = None,
+) -> None:
+    """Prune a real network by all methods, measured in several states of repair."""
+    from dataclasses import asdict
+
+    from rdprune import report
+    from rdprune.bench import recovery as bench
+
+    check_folders(json)
+    entries = bench.run(
+        network,
+        images=images,
+        test=test,
+        levels=levels,
+        recoveries=state or ["none", "batchnorm"],
+        sparsities=sparsity or [0.5, 0.7, 0.8, 0.9],
+        methods=method or list(bench.METHODS),
+    )
+    rows = [report.finite(asdict(entry)) for entry in entries]
+    emit(json, {"rows": rows}, lambda out: out.print(bench.show(entries)))

@@ -62,7 +62,11 @@ def measure(
         ),
     ] = "mse",
     recovery: Annotated[
-        str, typer.Option(help="State measured: none, or batchnorm (batch statistics).")
+        str,
+        typer.Option(
+            help="State measured: none, batchnorm (batch statistics), bias, least-squares, or "
+            "several joined by +."
+        ),
     ] = "none",
     ignore: Annotated[
         list[str] | None,

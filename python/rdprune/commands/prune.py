@@ -39,11 +39,18 @@ def apply(
     masks: Annotated[Path | None, typer.Option(help="Masks to write, .safetensors.")] = None,
     repair_data: Annotated[
         str | None,
-        typer.Option(metavar="MODULE:FUNCTION", help="Batches to re-estimate BatchNorm on."),
+        typer.Option(metavar="MODULE:FUNCTION", help="Batches to repair on."),
+    ] = None,
+    recovery: Annotated[
+        str | None,
+        typer.Option(help="Repair: batchnorm, bias, least-squares, or several joined by +."),
     ] = None,
     json: Json = None,
 ) -> None:
-    """Prune a model by an allocation and write its weights."""
+    """Prune a model by an allocation, repair it if there are batches, and write its weights.
+
+    The repair is the one that was measured, else of the BatchNorm statistics.
+    """
     import rdprune
     from rdprune.tensorfiles import save_weights
 
@@ -53,10 +60,13 @@ def apply(
     warn_of_other_weights(network, chosen.metadata, f"--allocation {allocation}")
     made = rdprune.masks(network, chosen)
     rdprune.apply_(network, made)
-    if repair_data is not None and not rdprune.repair_(
-        network, load_batches(repair_data, "--repair-data")
-    ):
-        raise ValueError("--repair-data: the model has no BatchNorm statistics to re-estimate")
+    if recovery is not None and repair_data is None:
+        raise ValueError("--recovery needs --repair-data, batches to repair on")
+    if repair_data is not None:
+        measured = chosen.metadata.get("recovery", "none")
+        state = recovery or ("batchnorm" if measured == "none" else measured)
+        if not rdprune.repair_(network, load_batches(repair_data, "--repair-data"), recovery=state):
+            raise ValueError("--repair-data: the model has no BatchNorm statistics to re-estimate")
     rdprune.strip_(network)
     save_weights(output, network)
     if masks is not None:
@@ -86,6 +96,9 @@ def verify(
     weights: Annotated[
         Path | None, typer.Option(help="Pruned weights that apply wrote; else masks are made.")
     ] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="Table of the allocation, for both predictions.")
+    ] = None,
     device: Device = "cpu",
     json: Json = None,
 ) -> None:
@@ -98,11 +111,12 @@ def verify(
     dense = load_model(model, device)
     warn_of_other_weights(dense, chosen.metadata, f"--allocation {allocation}")
     batches = load_batches(data)
+    measured = None if table is None else RDTable.load(table)
     if weights is None:
-        found = rdprune.verify(dense, batches, chosen)
+        found = rdprune.verify(dense, batches, chosen, table=measured)
     else:
         network = load_weights_(weights, copy.deepcopy(dense))
-        found = rdprune.verify(network, batches, chosen, dense=dense)
+        found = rdprune.verify(network, batches, chosen, dense=dense, table=measured)
     grid = report.verify_table([found])
     emit(json, report.finite(asdict(found)), lambda out: out.print(grid))
 
@@ -122,8 +136,8 @@ def compare(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="dense, rdprune, uniform, uniform_plus, erk, global_magnitude, lamp, owl or spdy "
-            "(slow); repeatable. All but the last two by default."
+            help="dense, rdprune, joint, uniform, uniform_plus, erk, global_magnitude, lamp; and, "
+            "slower and not by default, refined, owl, spdy. Repeatable."
         ),
     ] = None,
     heldout: Annotated[
@@ -137,7 +151,6 @@ def compare(
 ) -> None:
     """Compare with uniform, ERK, global magnitude, LAMP, … at the same number of weights."""
     import rdprune
-    from rdprune.comparing import METHODS
 
     check_folders(json)
     measured = RDTable.load(table)
@@ -148,8 +161,9 @@ def compare(
         load_batches(data),
         measured,
         sparsities=tuple(sparsity or (0.5, 0.7, 0.8, 0.9)),
-        methods=tuple(method or METHODS),
         heldout=None if heldout is None else load_batches(heldout, "--heldout"),
+        methods=method,
     )
     payload = [report.finite(asdict(row)) for row in rows]
-    emit(json, payload, lambda out: out.print(report.compare_table(rows)))
+    grids = (report.compare_table(rows), report.predicted_table(rows))
+    emit(json, payload, lambda out: out.print(*grids))

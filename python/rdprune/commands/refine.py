@@ -1,0 +1,116 @@
+"""The ``rdprune refine`` command."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rdprune import report
+from rdprune.commands.options import (
+    DataSpec,
+    Device,
+    Json,
+    ModelSpec,
+    Sparsity,
+    TablePath,
+    example,
+    fraction,
+)
+from rdprune.commands.solve import parse_budget
+from rdprune.console import check_folders, emit, load_batches, load_model, warn_of_other_weights
+from rdprune_core import Allocation, RDTable
+
+if TYPE_CHECKING:
+    from rdprune.trust_region import Refined
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog=example(
+        "rdprune refine --model rdprune.demo.network:trained \\",
+        "    --data rdprune.demo.data:calibration table.npz --sparsity 0.9 --output refined.json",
+    )
+)
+def refine(
+    model: ModelSpec,
+    data: DataSpec,
+    table: TablePath,
+    output: Annotated[
+        Path, typer.Option(help="Allocation to write after every round, .json; go on from it.")
+    ],
+    sparsity: Sparsity = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[COST=]AMOUNT", help="Most of a cost: 20%, macs=35%, macs=90000."),
+    ] = None,
+    allocation: Annotated[
+        Path | None, typer.Option(help="Allocation to start from, with its budget.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=0, help="At most so many at each sparsity.")] = 3,
+    radius: Annotated[int, typer.Option(help="Neighbours measured on each side.")] = 2,
+    spacing: Annotated[
+        float, typer.Option(help="Between them, as a fraction of the layer's weights.")
+    ] = 0.04,
+    passes: Annotated[
+        int | None, typer.Option(min=0, help="Most runs of the network in all.")
+    ] = None,
+    path: Annotated[
+        str, typer.Option(help="Sparsities to refine at on the way, such as 0.3,0.5,0.7.")
+    ] = "",
+    recovery: Annotated[
+        str | None, typer.Option(help="State measured, if not the table's.")
+    ] = None,
+    device: Device = "cpu",
+    json: Json = None,
+) -> None:
+    """Improve an allocation in rounds of measuring around the network that it makes."""
+    import rdprune
+
+    check_folders(output, json)
+    measured = RDTable.load(table)
+    start = None if allocation is None else Allocation.load(allocation)
+    network = load_model(model, device)
+    warn_of_other_weights(network, measured.metadata, str(table))
+    found = rdprune.refine(
+        network,
+        load_batches(data),
+        measured,
+        start,
+        sparsity=sparsity,
+        budget=parse_budget(budget or []),
+        rounds=rounds,
+        radius=radius,
+        spacing=spacing,
+        passes=passes,
+        path=_path(path),
+        recovery=recovery,
+        on_round=lambda now: now.allocation.save(output),
+    )
+    found.allocation.save(output)
+    payload = {
+        "output": str(output),
+        "allocation": report.allocation_dict(found.allocation),
+        "start": found.start,
+        "rounds": [report.finite(asdict(entry)) for entry in found.rounds],
+        "passes": found.passes,
+    }
+    emit(json, payload, lambda out: out.print(report.rounds_table(found), _footer(found, output)))
+
+
+def _path(text: str) -> list[float]:
+    try:
+        return [fraction(part) for part in text.split(",")] if text.strip() else []
+    except typer.BadParameter:
+        raise ValueError(f"--path must be sparsities like 0.3,0.5, got {text!r}") from None
+
+
+def _footer(found: Refined, output: Path) -> str:
+    gain = 1 - found.allocation.distortion / found.start if found.start else 0.0
+    return (
+        f"distortion {report.number(found.start)} -> {report.number(found.allocation.distortion)} "
+        f"({report.share(-gain)}) in {found.passes} passes; written to {output}"
+    )

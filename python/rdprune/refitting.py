@@ -1,0 +1,202 @@
+"""Pruned layers brought closer to the dense ones: output means restored, kept weights re-fitted.
+
+For a layer with dense weights W on dense inputs x, and kept weights V on the inputs x' that the
+pruned network gives it, *bias* adds ``E[W x] - E[V x']`` to the bias (Nagel et al. 2019,
+*Data-free quantization through weight equalization and bias correction*, section 4.2), and
+*least-squares* takes for every output the kept weights v that minimise
+
+    ``E (v x' - w x)² + λ |v - w|²``,   λ = ridge · mean of E x'_i²
+
+(Frantar, Alistarh 2022, *Optimal brain compression*, fit them to dense inputs). Together, v is
+fitted with an intercept: all moments are taken about the means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from rdprune.layers import Prunable, is_masked
+from rdprune.patches import input_rows, weight_index
+from rdprune.sites import Site
+
+RIDGE = 0.01
+
+
+@dataclass(slots=True)
+class Moments:
+    """Means of a layer's inputs, and of their products; float64.
+
+    Attributes
+    ----------
+    count : int
+        Rows.
+    mean, dense_mean : torch.Tensor
+        Shape (groups, inputs): of the inputs as they are, and of the dense network's.
+    square, cross : torch.Tensor, optional
+        Shape (groups, inputs, inputs): means of x' x'ᵀ and x' xᵀ.
+    """
+
+    count: int
+    mean: Tensor
+    dense_mean: Tensor
+    square: Tensor | None = None
+    cross: Tensor | None = None
+
+
+@dataclass(slots=True)
+class _Sums:
+    second: bool
+    count: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, module: nn.Module, inputs: Tensor, dense: Tensor | None) -> None:
+        others = input_rows(module, inputs if dense is None else dense)
+        for rows, dense_rows in zip(input_rows(module, inputs), others, strict=True):
+            self.count += rows.shape[1]
+            self._add("mean", rows.double().sum(dim=1))
+            self._add("dense_mean", dense_rows.double().sum(dim=1))
+            if self.second:
+                wide = rows.double()
+                self._add("square", wide.transpose(1, 2) @ wide)
+                self._add("cross", wide.transpose(1, 2) @ dense_rows.double())
+
+    def _add(self, name: str, value: Tensor) -> None:
+        self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def moments(self) -> Moments:
+        return Moments(self.count, **{k: value / self.count for k, value in self.sums.items()})
+
+
+class Refitter:
+    """One layer of a pruned network, to be re-fitted for any mask.
+
+    Parameters
+    ----------
+    layer : Prunable
+        Of the network that is pruned.
+    sites : sequence of Site
+        Where it runs.
+    parts : sequence of str
+        Some of ``"least-squares"`` and ``"bias"``.
+    inputs : list of (int, torch.Tensor)
+        What `inputs_of` saw.
+    dense_inputs : list of (int, torch.Tensor), optional
+        The same in the dense network, if that is another one.
+    dense : torch.Tensor
+        The dense weights.
+    dense_sites : sequence of Site
+        Where they run: the biases and means to shift from.
+    """
+
+    def __init__(
+        self,
+        layer: Prunable,
+        sites: Sequence[Site],
+        parts: Sequence[str],
+        inputs: Sequence[tuple[int, Tensor]],
+        dense_inputs: Sequence[tuple[int, Tensor]] | None,
+        dense: Tensor,
+        dense_sites: Sequence[Site],
+    ) -> None:
+        self._layer = layer
+        self._parts = parts
+        self._dense = dense
+        self._index = weight_index(sites[0].module).to(dense.device)
+        second = "least-squares" in parts
+        whole = _Sums(second)
+        single = [_Sums(False) for _ in sites]
+        for call, (position, value) in enumerate(inputs):
+            other = None if dense_inputs is None else dense_inputs[call][1]
+            whole.add(sites[position].module, value, other)
+            single[position].add(sites[position].module, value, other)
+        self._moments = whole.moments()
+        # Copied, because the origin may be the very place that is shifted.
+        origins = [site.shiftable for site in dense_sites]
+        self._origins = [None if o is None else o.detach().clone() for o in origins]
+        self._places = [(site, sums.moments()) for site, sums in zip(sites, single, strict=True)]
+
+    def write(self, mask: Tensor) -> None:
+        """Set the weights, the biases and the running means for a mask of the weight's shape.
+
+        A layer that keeps all its weights is the dense one.
+        """
+        dense = self._dense.detach().reshape(-1)[self._index].double()
+        kept = mask.reshape(-1)[self._index]
+        fitted = dense * kept
+        if "least-squares" in self._parts and not mask.all():
+            fitted = least_squares(dense, kept, self._moments, intercept="bias" in self._parts)
+        # What a mask that the layer carries hides remains as it was.
+        flat = self._dense.detach().clone().reshape(-1)
+        if not self._layer.masked:
+            flat[~mask.reshape(-1)] = 0
+        chosen = self._index[kept]
+        flat[chosen] = fitted[kept].to(flat.dtype)
+        self._layer.parameter.data.copy_(flat.reshape(self._dense.shape))
+        if "bias" not in self._parts:
+            return
+        for (site, moments), origin in zip(self._places, self._origins, strict=True):
+            target = site.shiftable
+            if target is None or origin is None:
+                continue
+            shift = torch.einsum("gof,gf->go", dense, moments.dense_mean)
+            shift -= torch.einsum("gof,gf->go", fitted, moments.mean)
+            sign = 1 if target is site.module.bias else -1
+            if mask.all():
+                sign = 0
+            target.data.copy_(origin + sign * shift.reshape(-1).to(origin.dtype))
+
+
+def least_squares(dense: Tensor, kept: Tensor, moments: Moments, *, intercept: bool) -> Tensor:
+    """Kept weights that come closest to the dense outputs; see the module's text.
+
+    Parameters
+    ----------
+    dense : torch.Tensor
+        float64, shape (groups, outputs, inputs).
+    kept : torch.Tensor
+        bool, the same shape.
+    moments : Moments
+        With second moments.
+    intercept : bool
+        Fit with a constant, which is not returned.
+
+    Returns
+    -------
+    torch.Tensor
+        The shape of `dense`, zero where not kept.
+    """
+    assert moments.square is not None
+    assert moments.cross is not None
+    square, cross = moments.square, moments.cross
+    if intercept:
+        square = square - moments.mean[:, :, None] * moments.mean[:, None, :]
+        cross = cross - moments.mean[:, :, None] * moments.dense_mean[:, None, :]
+    fitted = torch.zeros_like(dense)
+    for group in range(len(dense)):
+        ridge = RIDGE * float(square[group].diagonal().mean())
+        if not ridge > 0:  # inputs that never change: nothing to learn from
+            fitted[group] = dense[group] * kept[group]
+            continue
+        targets = dense[group] @ cross[group].T + ridge * dense[group]
+        for row in range(dense.shape[1]):
+            chosen = kept[group, row].nonzero()[:, 0]
+            if not len(chosen):
+                continue
+            system = square[group][chosen][:, chosen]
+            system.diagonal().add_(ridge)
+            factor = torch.linalg.cholesky(system)
+            right = targets[row, chosen][:, None]
+            fitted[group, row, chosen] = torch.cholesky_solve(right, factor)[:, 0]
+    return fitted
+
+
+def kept_weights(layer: Prunable) -> Tensor:
+    """Mask of a layer: the one it carries, else where its weight is not zero."""
+    for module, attribute, _ in layer.owners:
+        if is_masked(module, attribute):
+            return module.get_buffer(f"{attribute}_mask").bool()
+    return layer.parameter.detach() != 0

@@ -1,0 +1,319 @@
+"""Rounds of measuring about a point, solving the joint objective there, and a true check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rdprune.layers import Prunable
+from rdprune.masking import expected_kept
+from rdprune.progress import Meter
+from rdprune.trial import Trial
+from rdprune_core import Allocation, RDTable, allocate
+from rdprune_core.constraints import Constraints
+
+DAMPING = (1.0, 4.0)  # prices on the squares of the changes, where the nearest neighbours fail
+STEP = "refining"  # what the progress bar calls a pass
+LEAST_GAIN = 1e-6  # of the true distortion
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one round did.
+
+    Attributes
+    ----------
+    sparsity : float
+        Of the first cost.
+    predicted : float
+        Joint prediction of the last step tried.
+    distortion : float
+        True distortion at the end of the round.
+    moved : int
+        Layers that changed; 0 if no step was taken.
+    passes : int
+        Runs of the network in this round.
+    """
+
+    sparsity: float
+    predicted: float
+    distortion: float
+    moved: int
+    passes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refined:
+    """What `refine` found.
+
+    Attributes
+    ----------
+    allocation : Allocation
+        The best one seen; its ``distortion`` is the true one, its ``objective`` ``"refined"``.
+    start : float
+        True distortion of the best starting point at the final budget.
+    rounds : tuple of Round
+    passes : int
+        Runs of the network over all batches in all.
+    """
+
+    allocation: Allocation
+    start: float
+    rounds: tuple[Round, ...]
+    passes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What `refine` was given; see there."""
+
+    rounds: int
+    radius: int
+    spacing: float
+    passes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Point:
+    """An allocation as it truly is."""
+
+    choice: NDArray[np.int64]
+    distortion: float
+    error: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Neighbours:
+    """Options around a point, a layer each, and what they change."""
+
+    options: list[list[int]]
+    changes: list[NDArray[np.float64]]
+
+
+class Search:
+    """Rounds at one budget after the other."""
+
+    def __init__(
+        self,
+        table: RDTable,
+        network: Trial,
+        layers: Mapping[str, Prunable],
+        recovery: str,
+        constraints: Constraints,
+        tied: tuple[tuple[str, ...], ...],
+        limit: Limit,
+        meter: Meter,
+    ) -> None:
+        self._table = table
+        self._network = network
+        self._layers = layers
+        self._recovery = recovery
+        self._constraints = constraints
+        self._tied = tied
+        self._limit = limit
+        self._meter = meter
+        self._rounds: list[Round] = []
+
+    def run(
+        self,
+        starts: Sequence[Allocation],
+        budget: dict[str, int],
+        on_round: Callable[[Refined], None] | None,
+    ) -> Refined:
+        """Refine the truly best of some allocations within a budget."""
+        points = [self._visit(start.choice) for start in _different(starts)]
+        point = min(points, key=lambda p: p.distortion)
+        start = point.distortion
+        spacing = self._limit.spacing
+        for _ in range(self._limit.rounds):
+            options = self._window(point.choice, spacing)
+            needed = sum(len(row) - 1 for row in options)
+            allowed = self._limit.passes
+            spent = self._network.passes
+            if needed == 0 or (allowed is not None and spent + needed + 1 > allowed):
+                break
+            self._network.prune(self._kept(point.choice))
+            neighbours = self._measure(point, options)
+            found, predicted, whole = self._step(point, neighbours, budget)
+            moved = int((found.choice != point.choice).sum())
+            sparsity = self._allocation(found, budget).sparsity
+            passes = self._network.passes - spent
+            self._rounds.append(Round(sparsity, predicted, found.distortion, moved, passes))
+            point = found
+            if on_round is not None:
+                on_round(self._refined(point, start, budget))
+            if not whole:
+                spacing /= 2
+            if not moved and self._window(point.choice, spacing) == options:
+                break
+        return self._refined(point, start, budget)
+
+    def _visit(self, choice: NDArray[np.int64]) -> _Point:
+        before = self._network.passes
+        self._network.prune(self._kept(choice))
+        measured = self._network.measure()
+        self._meter.advance(STEP, self._network.passes - before)
+        assert measured.response is not None
+        return _Point(choice, measured.distortion, measured.response.astype(np.float64))
+
+    def _measure(self, point: _Point, options: list[list[int]]) -> _Neighbours:
+        """Measure the neighbours of a point, where the network is."""
+        changes = []
+        for layer, (name, row) in enumerate(zip(self._table.names, options, strict=True)):
+            others = [option for option in row if option != point.choice[layer]]
+            kept = [int(self._table.costs["params"][layer][option]) for option in others]
+            measured = {int(point.choice[layer]): np.zeros_like(point.error)}
+            for option, found in zip(others, self._network.alternatives(name, kept), strict=True):
+                assert found.response is not None
+                measured[option] = found.response - point.error
+                self._meter.advance(STEP)
+            changes.append(np.stack([measured[option] for option in row]))
+        return _Neighbours(options, changes)
+
+    def _step(
+        self, point: _Point, around: _Neighbours, budget: dict[str, int]
+    ) -> tuple[_Point, float, bool]:
+        """Try steps, shorter and shorter, until one truly gains.
+
+        Returns
+        -------
+        point : _Point
+            The new point, or the old one.
+        predicted : float
+            Of the last step tried.
+        whole : bool
+            Whether the first, unrestricted step was taken.
+        """
+        tries = [(self._limit.radius, 0.0)]
+        if self._limit.radius > 1:
+            tries.append(((self._limit.radius + 1) // 2, 0.0))
+        tries += [(1, damping) for damping in DAMPING]
+        seen: list[list[int]] = [point.choice.tolist()]
+        predicted = float(np.mean(point.error**2))
+        for attempt, (radius, damping) in enumerate(tries):
+            choice, value = self._solve(point, around, radius, damping, budget)
+            if choice.tolist() in seen:
+                continue
+            seen.append(choice.tolist())
+            predicted = value
+            found = self._visit(choice)
+            if found.distortion < point.distortion - LEAST_GAIN * abs(point.distortion):
+                return found, predicted, attempt == 0
+        return point, predicted, False
+
+    def _solve(
+        self,
+        point: _Point,
+        around: _Neighbours,
+        radius: int,
+        damping: float,
+        budget: dict[str, int],
+    ) -> tuple[NDArray[np.int64], float]:
+        """Solve the joint objective about a point; the choice and its predicted distortion.
+
+        A price on a layer's squared change is one more number in its responses, which no other
+        layer's have.
+        """
+        table, count = self._table, len(self._table.names)
+        rows, responses = [], []
+        for layer, (options, changes) in enumerate(
+            zip(around.options, around.changes, strict=True)
+        ):
+            here = options.index(int(point.choice[layer]))
+            near = slice(max(here - radius, 0), here + radius + 1)
+            rows.append(options[near])
+            price = np.zeros((len(options[near]), count))
+            price[:, layer] = np.sqrt(damping) * np.linalg.norm(changes[near], axis=1)
+            responses.append(np.concatenate([changes[near], price], axis=1).astype(np.float32))
+        part = RDTable.from_arrays(
+            {
+                key: [values[i][row] for i, row in enumerate(rows)]
+                for key, values in table.costs.items()
+            },
+            [np.mean((point.error + r[:, : -count or None]) ** 2, axis=1) for r in responses],
+            names=table.names,
+            options=[
+                [labels[k] for k in row] for labels, row in zip(table.options, rows, strict=True)
+            ],
+            responses=responses,
+            dense=table.dense,
+        )
+        offset = np.concatenate([point.error, np.zeros(count)])
+        solved = allocate(part, budget, objective="joint", offset=offset, tied=self._tied)
+        choice = np.array([row[k] for row, k in zip(rows, solved.choice, strict=True)], np.int64)
+        chosen = [
+            changes[options.index(int(k))]
+            for options, changes, k in zip(around.options, around.changes, choice, strict=True)
+        ]
+        return choice, float(np.mean((point.error + np.sum(chosen, axis=0)) ** 2))
+
+    def _window(self, choice: NDArray[np.int64], spacing: float) -> list[list[int]]:
+        """Options near the present ones, `spacing` of a layer's weights apart, fewest kept first.
+
+        Tied layers have the same ones.
+        """
+        rows: dict[int, list[int]] = {}
+        allowed = self._constraints.allowed.astype(bool)
+        found = []
+        for layer, group in enumerate(self._constraints.groups.tolist()):
+            if group not in rows:
+                span = slice(*self._table.offsets[layer : layer + 2])
+                kept = self._table.costs["params"][layer]
+                step = spacing * max(int(self._table.dense["params"][layer]), 1)
+                here = int(choice[layer])
+                below = _spaced(kept, here, allowed[span], step, self._limit.radius, -1)
+                above = _spaced(kept, here, allowed[span], step, self._limit.radius, 1)
+                rows[group] = [*reversed(below), here, *above]
+            found.append(rows[group])
+        return found
+
+    def _kept(self, choice: NDArray[np.int64]) -> dict[str, int]:
+        return expected_kept(self._layers, Allocation.from_choice(self._table, choice))
+
+    def _allocation(self, point: _Point, budget: dict[str, int]) -> Allocation:
+        found = Allocation.from_choice(
+            self._table,
+            point.choice,
+            budget=budget,
+            objective="refined",
+            distortion=point.distortion,
+        )
+        return replace(found, metadata={**found.metadata, "recovery": self._recovery})
+
+    def _refined(self, point: _Point, start: float, budget: dict[str, int]) -> Refined:
+        found = self._allocation(point, budget)
+        return Refined(found, start, tuple(self._rounds), self._network.passes)
+
+
+def _spaced(
+    kept: NDArray[np.int64],
+    here: int,
+    allowed: NDArray[np.bool_],
+    step: float,
+    count: int,
+    sign: int,
+) -> list[int]:
+    """Options on one side of the present one, nearest first, each a step from the one before."""
+    order = sorted(range(len(kept)), key=lambda k: (sign * int(kept[k]), k))
+    found: list[int] = []
+    last = int(kept[here])
+    for option in order:
+        distance = sign * (int(kept[option]) - last)
+        if distance > 0 and distance >= step * (1 - 1e-9) and allowed[option]:
+            found.append(option)
+            last = int(kept[option])
+        if len(found) == count:
+            break
+    return found
+
+
+def _different(allocations: Iterable[Allocation]) -> Iterator[Allocation]:
+    seen = set()
+    for allocation in allocations:
+        key = tuple(allocation.choice.tolist())
+        if key not in seen:
+            seen.add(key)
+            yield allocation

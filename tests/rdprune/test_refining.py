@@ -1,0 +1,244 @@
+"""Re-measured rounds: never worse, within the budget, and exact where responses add up."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rdprune import measure, refine, verify
+from rdprune.baselines import global_magnitude, lamp
+from rdprune_core import Allocation, InfeasibleBudgetError, RDTable, allocate, predictions
+
+
+class Branches(nn.Module):
+    """Linear layers side by side, whose responses add up exactly."""
+
+    def __init__(self, count: int = 4) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(6, 5) for _ in range(count))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return sum(layer(x) for layer in self.layers)
+
+
+@pytest.fixture
+def branches():
+    torch.manual_seed(5)
+    return Branches()
+
+
+@pytest.fixture
+def rows():
+    return [torch.randn(8, 6, generator=torch.Generator().manual_seed(6)) for _ in range(2)]
+
+
+@pytest.fixture
+def table(network, batches):
+    return measure(network, batches, levels=9, recovery="batchnorm", progress=False)
+
+
+def test_finds_the_true_optimum_where_responses_add_up(branches, rows):
+    """With a wide radius one round from the worst start is the exhaustive optimum, as predicted."""
+    table = measure(branches, rows, levels=6, responses=80, progress=False)
+    budget = 70
+    best = min(
+        predictions(table, Allocation.from_choice(table, choice))[1]
+        for choice in itertools.product(range(6), repeat=4)
+        if sum(table.costs["params"][i][k] for i, k in enumerate(choice)) <= budget
+    )
+    worst = Allocation.from_choice(table, [5, 5, 5, 5], budget={"params": budget})
+    found = refine(branches, rows, table, worst, rounds=1, radius=5, spacing=0.01, progress=False)
+    assert found.allocation.distortion == pytest.approx(best, rel=1e-4)
+    alone = _without_starts(branches, rows, table, worst)
+    assert alone.rounds[0].predicted == pytest.approx(best, rel=1e-4)
+    assert alone.rounds[0].distortion == pytest.approx(best, rel=1e-4)
+    assert alone.start > 2 * best
+
+
+def _without_starts(model, rows, table, start):
+    """Refine from one start alone, none of the table's own optima beside it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rdprune.refining._starts", lambda *_: [])
+        patch.setattr("rdprune.refining._magnitude_starts", lambda *_: [])
+        return refine(model, rows, table, start, rounds=1, radius=5, spacing=0.01, progress=False)
+
+
+@pytest.mark.parametrize("recovery", ["none", "batchnorm", "bias", "least-squares+bias+batchnorm"])
+def test_never_worse_and_true(network, batches, fingerprint, recovery):
+    """The result keeps the budget, is no worse than every start, and `verify` finds the same."""
+    before = fingerprint(network)
+    table = measure(network, batches, levels=9, recovery=recovery, progress=False)
+    starts = [allocate(table, sparsity=0.5, objective=o) for o in ("additive", "joint")]
+    found = refine(network, batches, table, sparsity=0.5, rounds=3, progress=False)
+    assert fingerprint(network) == before
+    a = found.allocation
+    assert a.cost["params"] <= a.budget["params"] == starts[0].budget["params"]
+    truths = [verify(network, batches, start).true for start in starts]
+    assert found.start <= min(truths) * (1 + 1e-5)
+    assert a.distortion <= found.start
+    assert a.objective == "refined"
+    assert a.metadata["recovery"] == recovery
+    assert verify(network, batches, a).ratio == pytest.approx(1, rel=1e-5)
+    truth = [found.start, *(r.distortion for r in found.rounds)]
+    assert truth == sorted(truth, reverse=True)
+    assert a.distortion == truth[-1]
+
+
+@pytest.mark.parametrize("distortion", ["kl", "loss", "mse,max"])
+def test_other_distortions(network, batches, distortion):
+    """Rounds accept by the table's own distortion, and `verify` finds the same."""
+    options = {"levels": 9, "distortion": distortion, "progress": False}
+    table = measure(network, batches, **options)
+    found = refine(network, batches, table, sparsity=0.5, rounds=2, progress=False)
+    assert found.allocation.distortion <= found.start
+    assert verify(network, batches, found.allocation).ratio == pytest.approx(1, rel=1e-5)
+
+
+def test_starts_near_magnitude_where_that_is_best(branches, rows):
+    """Where the table says nothing, the start is near what LAMP or global magnitude keep."""
+    measured = measure(branches, rows, levels=11, responses=0, progress=False)
+    blank = RDTable.from_arrays(
+        dict(measured.costs),
+        [np.zeros(11)] * 4,
+        names=measured.names,
+        options=measured.options,
+        dense=measured.dense,
+        metadata=measured.metadata,
+    )
+    found = refine(branches, rows, blank, sparsity=0.5, rounds=0, progress=False)
+    kept = found.allocation.layer_costs["params"].tolist()
+    near = [
+        list(method(branches, found.allocation.budget["params"]).values())
+        for method in (global_magnitude, lamp)
+    ]
+    assert any(np.abs(np.subtract(kept, other)).max() <= 3 for other in near)
+    assert found.allocation.choice.tolist() != allocate(blank, sparsity=0.5).choice.tolist()
+
+
+def test_gains_on_a_network(network, batches, table):
+    """From the additive optimum at 0.6, rounds find something truly better."""
+    found = refine(network, batches, table, sparsity=0.6, rounds=4, progress=False)
+    assert found.allocation.distortion < found.start
+    assert any(r.moved for r in found.rounds)
+
+
+def test_counts_passes_and_keeps_to_them(network, batches, table):
+    """Every run of the network is counted; no round begins that would take too many."""
+    calls = 0
+
+    def forward(model, batch):
+        nonlocal calls
+        calls += 1
+        return model(batch[0])
+
+    found = refine(network, batches, table, sparsity=0.5, forward=forward, progress=False)
+    assert calls == found.passes * len(batches)
+    few = refine(network, batches, table, sparsity=0.5, passes=found.passes - 1, progress=False)
+    assert few.passes < found.passes
+    none = refine(network, batches, table, sparsity=0.5, rounds=0, progress=False)
+    assert none.rounds == ()
+    assert none.allocation.distortion == none.start
+
+
+def test_goes_on_from_an_earlier_round(network, batches, table):
+    """What `on_round` was given is a start that the next call does not fall behind."""
+    seen = []
+    refine(network, batches, table, sparsity=0.6, rounds=1, on_round=seen.append, progress=False)
+    (first,) = seen
+    further = refine(network, batches, table, first.allocation, rounds=2, progress=False)
+    assert further.start <= first.allocation.distortion * (1 + 1e-6)
+    assert further.allocation.budget == first.allocation.budget
+
+
+def test_path_refines_on_the_way(network, batches, table):
+    """With sparsities on the way there are rounds at each, and the end is at the one asked for."""
+    found = refine(network, batches, table, sparsity=0.7, path=[0.3, 0.5], rounds=2, progress=False)
+    assert found.allocation.sparsity >= 0.7
+    sparsities = [r.sparsity for r in found.rounds]
+    assert sparsities == sorted(sparsities)
+    assert sparsities[0] < 0.45
+
+
+def test_constraints_hold(network, batches, table):
+    """Floors, caps and forbidden options hold at the end of every round."""
+    seen = []
+    found = refine(
+        network,
+        batches,
+        table,
+        sparsity=0.5,
+        floors={"conv1.weight": "60%"},
+        forbidden={"conv2.weight": ["0.5", "0.625"]},
+        on_round=seen.append,
+        progress=False,
+    )
+    for a in (found.allocation, *(s.allocation for s in seen)):
+        assert a.layer_costs["params"][0] >= 0.6 * 36
+        assert a.options[1] not in ("0.5", "0.625")
+
+
+def test_tied_layers_move_together(branches, rows):
+    """Layers that must take the same option still do."""
+    table = measure(branches, rows, levels=9, progress=False)
+    tied = [["layers.0.weight", "layers.3.weight"]]
+    found = refine(branches, rows, table, sparsity=0.5, tied=tied, progress=False)
+    assert found.allocation.choice[0] == found.allocation.choice[3]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("no")], ids=repr)
+@pytest.mark.parametrize("after", [1, 9, 30])
+def test_failure_leaves_the_model(network, batches, table, fingerprint, interrupting, error, after):
+    """After an error or an interrupt the model is as it was."""
+    before = fingerprint(network)
+    with pytest.raises(type(error)):
+        refine(
+            network,
+            batches,
+            table,
+            sparsity=0.5,
+            recovery="bias",
+            forward=interrupting(after, error),
+            progress=False,
+        )
+    assert fingerprint(network) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rounds": -1}, "rounds is -1"),
+        ({"radius": 0}, "radius is 0"),
+        ({"spacing": 0.0}, r"spacing is 0\.0"),
+        ({"passes": -1}, "passes is -1"),
+        ({"path": [0.5, 0.3]}, "ascending order"),
+        ({"recovery": "magic"}, "recovery is 'magic'"),
+        ({"sparsity": None}, "budget"),
+        ({"batches": []}, "batches is empty"),
+    ],
+)
+def test_bad_input(network, batches, table, options, message):
+    """Every bad argument is named."""
+    with pytest.raises(ValueError, match=message):
+        refine(
+            network,
+            **{"batches": batches, "table": table, "sparsity": 0.5, "progress": False, **options},
+        )
+
+
+def test_refuses_another_budget_table_or_an_impossible_one(network, branches, batches, table):
+    """An allocation has its own budget and must be the table's; the table must be the model's."""
+    a = allocate(table, sparsity=0.5)
+    with pytest.raises(ValueError, match="has its own budget"):
+        refine(network, batches, table, a, sparsity=0.5)
+    other = measure(network, batches, levels=3, progress=False)
+    with pytest.raises(ValueError, match="not the one that the allocation is of"):
+        refine(network, batches, other, a)
+    with pytest.raises(ValueError, match="table of another model"):
+        refine(branches, batches, table, sparsity=0.5)
+    narrow = measure(network, batches, levels=[0.0, 0.5], progress=False)
+    with pytest.raises(InfeasibleBudgetError):
+        refine(network, batches, narrow, sparsity=0.9, progress=False)

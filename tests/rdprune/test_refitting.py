@@ -1,0 +1,227 @@
+"""Fitted weights against a plain least-squares solver, and restored means."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rdprune import measure, prunable, repair_, verify
+from rdprune.batches import Runner, preserved
+from rdprune.masking import apply_, strip_
+from rdprune.recovery import Writer
+from rdprune.refitting import RIDGE, Moments, least_squares
+from rdprune_core import Allocation, allocate
+
+
+class Chain(nn.Module):
+    """A grouped convolution with BatchNorm, a transposed one and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 6, 3, groups=2, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(6)
+        self.up = nn.ConvTranspose2d(6, 4, 2, stride=2)
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.bn(self.conv(x)))
+        return self.linear(torch.relu(self.up(x)).mean(dim=(2, 3)))
+
+
+@pytest.fixture
+def chain() -> Chain:
+    torch.manual_seed(1)
+    model = Chain().eval()
+    nn.init.uniform_(model.bn.running_mean, -0.2, 0.2)
+    nn.init.uniform_(model.bn.running_var, 0.5, 1.5)
+    return model
+
+
+@pytest.fixture
+def data() -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    return [torch.randn(n, 2, 5, 5, generator=generator) + 0.5 for n in (12, 7)]
+
+
+def outputs(model: nn.Module, name: str, data: list[torch.Tensor]) -> torch.Tensor:
+    """Return all outputs of a module, channels last, one row a position."""
+    found = []
+    handle = model.get_submodule(name).register_forward_hook(lambda _m, _i, o: found.append(o))
+    with torch.no_grad():
+        for batch in data:
+            model(batch)
+    handle.remove()
+    return torch.cat(
+        [o.flatten(2).transpose(1, 2).flatten(0, 1) if o.ndim > 2 else o for o in found]
+    )
+
+
+@pytest.mark.parametrize("intercept", [False, True])
+def test_least_squares_equals_a_plain_solver(intercept):
+    """The fit is that of the stacked rows: the inputs, and the ridge towards the dense weights."""
+    generator = torch.Generator().manual_seed(3)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    x, dense_x, weights = draw(2, 50, 6) + 1, draw(2, 50, 6), draw(2, 3, 6)
+    x += dense_x
+    kept = torch.rand(2, 3, 6, generator=generator) < 0.6
+    kept[0, 0] = False
+    moments = Moments(50, x.mean(1), dense_x.mean(1), x.mT @ x / 50, x.mT @ dense_x / 50)
+    found = least_squares(weights, kept, moments, intercept=intercept)
+    for group in range(2):
+        inputs, target = x[group], dense_x[group] @ weights[group].T
+        if intercept:
+            inputs, target = inputs - inputs.mean(0), target - target.mean(0)
+        ridge = RIDGE * inputs.square().mean()
+        for row in range(3):
+            chosen = kept[group, row].nonzero()[:, 0]
+            left = torch.cat([inputs[:, chosen], (50 * ridge).sqrt() * torch.eye(len(chosen))])
+            right = torch.cat([target[:, row], (50 * ridge).sqrt() * weights[group, row, chosen]])
+            expected = torch.zeros(6, dtype=torch.float64)
+            if len(chosen):
+                expected[chosen] = torch.linalg.lstsq(left, right).solution
+            torch.testing.assert_close(found[group, row], expected)
+
+
+@pytest.mark.parametrize("name", ["conv", "up", "linear"])
+def test_bias_restores_the_mean_of_the_layer(chain, data, fingerprint, name):
+    """With one layer pruned, its channel means, through BatchNorm too, are the dense ones."""
+    seen = "bn" if name == "conv" else name
+    expected = outputs(chain, seen, data).mean(0)
+    before = fingerprint(chain)
+    layer = prunable(chain)[f"{name}.weight"]
+    mask = layer.parameter.detach().abs() > layer.parameter.detach().abs().median()
+    with preserved(chain):
+        writer = Writer(prunable(chain), Runner(chain, tuple(data)), "bias")
+        with writer.layer(layer.name) as write:
+            write(mask)
+            assert torch.equal(layer.parameter != 0, mask)
+            torch.testing.assert_close(outputs(chain, seen, data).mean(0), expected)
+            write(torch.ones_like(mask))
+            torch.testing.assert_close(outputs(chain, seen, data).mean(0), expected)
+    assert fingerprint(chain) == before
+
+
+@pytest.mark.parametrize("recovery", ["least-squares", "least-squares+bias"])
+@pytest.mark.parametrize("name", ["conv", "up", "linear"])
+def test_least_squares_comes_closer(chain, data, name, recovery):
+    """The layer's outputs are closer to the dense ones than those of the mask alone."""
+    expected = outputs(chain, name, data)
+    layer = prunable(chain)[f"{name}.weight"]
+    weight = layer.parameter
+    mask = weight.detach().abs() > weight.detach().abs().median()
+    error = {}
+    with preserved(chain):
+        for state in ("none", "bias", recovery):
+            writer = Writer(prunable(chain), Runner(chain, tuple(data)), state)
+            with writer.layer(layer.name) as write:
+                write(mask)
+                found = outputs(chain, name, data)
+                if name == "conv" and "bias" in state:  # its mean is restored behind it
+                    found = found - found.mean(0) + expected.mean(0)
+                error[state] = float((found - expected).square().mean())
+    other = "bias" if "bias" in recovery else "none"
+    assert error[recovery] < error[other]
+
+
+@pytest.mark.parametrize("recovery", ["bias", "least-squares", "bias+least-squares+batchnorm"])
+def test_repair_is_what_was_measured(chain, data, recovery):
+    """With one layer pruned, `verify` and the repaired model are as far off as the table says."""
+    table = measure(chain, data, levels=3, recovery=recovery, layers=["up"], progress=False)
+    a = allocate(table, sparsity=0.5)
+    assert table.metadata["recovery"] == recovery.replace(
+        "bias+least-squares", "least-squares+bias"
+    )
+    report = verify(chain, data, a)
+    assert report.ratio == pytest.approx(1, rel=1e-4)
+    if "batchnorm" in recovery:
+        return
+    model = deepcopy(chain)
+    apply_(model, a)
+    assert repair_(model, data, recovery=recovery) == 1
+    strip_(model)
+    assert verify(model, data, a, dense=chain).true == pytest.approx(report.true, rel=1e-4)
+    assert verify(model, data, a, dense=chain).kept == report.kept
+
+
+def test_masked_and_stripped_models_are_repaired_alike(chain, data):
+    """Repair under masks, and after them with the dense model, gives the same network."""
+    table = measure(chain, data, levels=5, progress=False)
+    a = allocate(table, sparsity=0.6)
+    masked, stripped = deepcopy(chain), deepcopy(chain)
+    apply_(masked, a)
+    apply_(stripped, a)
+    strip_(stripped)
+    done = repair_(masked, data, recovery="least-squares+bias+batchnorm")
+    assert repair_(stripped, data, recovery="least-squares+bias+batchnorm", dense=chain) == done
+    strip_(masked)
+    for one, two in zip(masked.state_dict().values(), stripped.state_dict().values(), strict=True):
+        torch.testing.assert_close(one, two)
+    assert all(b.isfinite().all() for b in masked.buffers())
+
+
+def test_repair_after_repair_is_closer_to_the_dense_network(chain, data):
+    """Restoring all layers in turn leaves less distortion than the masks alone."""
+    table = measure(chain, data, levels=5, progress=False)
+    a = Allocation.from_choice(table, [2, 2, 2])
+    found = {
+        state: verify(chain, data, a, recovery=state).true
+        for state in ("none", "bias", "least-squares", "least-squares+bias")
+    }
+    assert found["bias"] < found["none"]
+    assert found["least-squares+bias"] < found["none"]
+
+
+def test_weights_that_cannot_be_pruned_are_left_alone(chain, data):
+    """A parametrised layer that was ignored does not keep the others from being repaired."""
+    nn.utils.parametrizations.weight_norm(chain.linear)
+    table = measure(chain, data, levels=3, ignore=["linear"], progress=False)
+    model = apply_(deepcopy(chain), allocate(table, sparsity=0.4))
+    assert repair_(model, data, recovery="bias") == 2
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("no")], ids=repr)
+@pytest.mark.parametrize("after", [1, 6, 13, 17])
+def test_failing_repair_changes_nothing(chain, data, fingerprint, interrupting, error, after):
+    """Weights, biases and statistics are the old ones when a batch fails or the user interrupts."""
+    table = measure(chain, data, levels=3, progress=False)
+    model = apply_(deepcopy(chain), allocate(table, sparsity=0.5))
+    before = fingerprint(model)
+    forward = interrupting(after, error)
+    with pytest.raises(type(error)):
+        repair_(
+            model,
+            data,
+            recovery="least-squares+bias+batchnorm",
+            forward=lambda m, b: forward(m, (b,)),
+        )
+    assert fingerprint(model) == before
+
+
+def test_refuses_what_it_cannot_repair(tied, tokens):
+    """An embedding's weight, no place for a mean, and a module that never runs are refused."""
+    with pytest.raises(ValueError, match=r"layer 'embedding.weight' is also .* of a Embedding"):
+        measure(tied, tokens, levels=2, recovery="bias", progress=False)
+    plain = nn.Sequential(nn.Linear(3, 3, bias=False), nn.ReLU(), nn.Linear(3, 2))
+    with pytest.raises(ValueError, match=r"layer '0.weight': module '0' has no bias and no Batch"):
+        measure(plain, [torch.ones(2, 3)], levels=2, recovery="bias", progress=False)
+
+    class Attention(nn.MultiheadAttention):
+        def forward(self, x):
+            return super().forward(x, x, x)[0]
+
+    with pytest.raises(ValueError, match=r"layer 'out_proj.weight' never runs by its module's"):
+        measure(Attention(4, 2), [torch.ones(2, 3, 4)], levels=2, recovery="bias", progress=False)
+
+
+def test_reuse_and_store_change_nothing(chain, data, tmp_path):
+    """With prefix reuse, and from the store, repaired layers measure the same to the last bit."""
+    options = {"levels": 7, "recovery": "least-squares+bias", "progress": False}
+    plain = measure(chain, data, reuse=False, **options)
+    stored = [measure(chain, data, store=tmp_path, **options) for _ in range(2)]
+    for table in stored:
+        assert table.flat_distortion.tolist() == plain.flat_distortion.tolist()
+        assert np.array_equal(np.concatenate(table.responses), np.concatenate(plain.responses))
