@@ -9,7 +9,6 @@ control flow works. Modules that do more than return are left to run.
 from __future__ import annotations
 
 import functools
-import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from rdprune.batches import EnoughError, Runner, preserved
 from rdprune.distortion import Measurement, Reference
 from rdprune.layers import Prunable
+from rdprune.records import Record
 from rdprune.tracing import NEVER, BatchTrace, Call, patched, trace
 
 MEMORY = 1 << 30
@@ -78,13 +77,13 @@ class Prefix:
         self._memory = memory
         self.reusing = replace(runner, on_batch=self._replay)
         self._recording = replace(runner, on_batch=self._record)
-        self._held: dict[int, dict[Call, _Record]] = {}
+        self._held: dict[int, dict[Call, Record]] = {}
         self._firsts: dict[int, int] = {}
         self._plans: dict[int, _Plan] = {}
         self._current: _Plan | None = None
         self._steps: Sequence[_Step] = ()
         self._next = 0
-        self._taken: dict[Call, _Record] = {}
+        self._taken: dict[Call, Record] = {}
         self._warned = False
         self._trusted: set[str] = set()
         self._hasty = False
@@ -277,7 +276,7 @@ class Prefix:
             output = original(*args, **kwargs) if step.record is None else step.record.output()
             if step.keep and self._current is not None:
                 needed = step.call in self._current.needed
-                self._taken[step.call] = step.record or _Record.of(output, hollow=not needed)
+                self._taken[step.call] = step.record or Record.of(output, hollow=not needed)
                 if self._hasty and len(self._taken) == len(self._current.replaced):
                     raise EnoughError
             return output
@@ -320,45 +319,8 @@ class _Plan:
 @dataclass(frozen=True, slots=True)
 class _Step:
     call: Call
-    record: _Record | None
+    record: Record | None
     keep: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Record:
-    """What a module returned."""
-
-    leaves: tuple[Any, ...]
-    spec: TreeSpec
-    nbytes: int
-
-    @staticmethod
-    def of(output: Any, *, hollow: bool) -> _Record:
-        leaves, spec = tree_flatten(output)
-        copies = {id(leaf): leaf for leaf in leaves if isinstance(leaf, Tensor)}
-        for key, tensor in copies.items():
-            copies[key] = _hollow(tensor) if hollow else tensor.clone()
-        nbytes = 0 if hollow else sum(tensor.nbytes for tensor in copies.values())
-        return _Record(tuple(copies.get(id(leaf), leaf) for leaf in leaves), spec, nbytes)
-
-    def hollow(self) -> _Record:
-        return _Record.of(self.tree(), hollow=True)
-
-    def tree(self) -> Any:
-        return tree_unflatten(list(self.leaves), self.spec)
-
-    def output(self) -> Any:
-        """Return a copy, because whoever gets it may write to it."""
-        if self.nbytes == 0:
-            return self.tree()
-        copies = {id(leaf): leaf.clone() for leaf in self.leaves if isinstance(leaf, Tensor)}
-        return tree_unflatten([copies.get(id(leaf), leaf) for leaf in self.leaves], self.spec)
-
-
-def _hollow(tensor: Tensor) -> Tensor:
-    """NaN in the shape of a tensor: what nobody looks at needs no memory, or gives itself away."""
-    nan = torch.full((), math.nan, dtype=tensor.dtype, device=tensor.device)
-    return nan.expand(tensor.shape)
 
 
 def _plan(batch: BatchTrace, name: str) -> _Plan:

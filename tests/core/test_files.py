@@ -342,7 +342,6 @@ WRONG_VALUES: list[tuple[dict[str, Any], str | None]] = [
     ({"budget": {"params": 1.0}}, r"1\.0 stands where an integer must"),
     ({"budget": {"macs": 1}}, r"must name costs"),
     ({"distortion": "1"}, r"'1' stands where a number must"),
-    ({"distortion": None}, r"None stands where a number must"),
     ({"distortion": math.nan}, r"must be numbers"),
     ({"lower_bound": math.nan}, r"must be numbers"),
     ({"multipliers": {"params": "0"}}, r"'0' stands where a number must"),

@@ -114,7 +114,9 @@ def measure(
     network: Annotated[
         list[str] | None, typer.Option(help="demo, resnet32 or resnet56; repeatable.")
     ] = None,
-    method: Annotated[list[str] | None, typer.Option(help="plain or prefix; repeatable.")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="plain, prefix, adaptive or all; repeatable.")
+    ] = None,
     levels: Annotated[int | None, typer.Option(min=5, help="Sparsities a layer [101].")] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="The demo's network alone, in under two minutes.")
