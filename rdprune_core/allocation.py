@@ -22,6 +22,7 @@ from rdprune_core.table import RDTable
 FORMAT = "rdprune-allocation"
 VERSION = 1
 STATUSES = ("optimal", "feasible")
+UNKNOWN = "unknown"  # in the file, for the distortion of what nobody measured: inf
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -194,7 +195,7 @@ class Allocation:
             "version": VERSION,
             "status": self.status,
             "objective": self.objective,
-            "distortion": self.distortion if math.isfinite(self.distortion) else None,
+            "distortion": UNKNOWN if self.distortion == math.inf else self.distortion,
             "lower_bound": self.lower_bound if math.isfinite(self.lower_bound) else None,
             "gap": self.gap if math.isfinite(self.gap) else None,
             "sparsity": self.sparsity,
@@ -296,7 +297,7 @@ def _from_dict(data: dict[str, Any]) -> Allocation:
         dense={key: _integer(value) for key, value in data["dense"].items()},
         budget={key: _integer(value) for key, value in data["budget"].items()},
         objective=_text(data["objective"]),
-        distortion=math.inf if data["distortion"] is None else _number(data["distortion"]),
+        distortion=math.inf if data["distortion"] == UNKNOWN else _number(data["distortion"]),
         lower_bound=-math.inf if data["lower_bound"] is None else _number(data["lower_bound"]),
         status=data["status"],
         multipliers={key: _number(value) for key, value in data["multipliers"].items()},

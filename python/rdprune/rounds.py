@@ -231,7 +231,7 @@ class Worker:
         table = measure(
             self._model, self._data, levels=levels, distortion=settings.distortion,
             recovery=settings.recovery, layers=list(self._layers), forward=self._forward,
-            seed=settings.seed, progress=self._progress,
+            seed=settings.seed, store=folder, progress=self._progress,
         )  # fmt: skip
         table.save(file)
         return table
