@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from rdprune.layers import LAYER_TYPES, Prunable, prunable
+from rdprune.kinds import CONVOLUTION_TYPES
+from rdprune.layers import Prunable, prunable
 from rdprune.magnitude import magnitude_order
 from rdprune.sharing import scaled
 
@@ -107,9 +108,8 @@ def named(layers: Mapping[str, Prunable], counts: Sequence[int]) -> dict[str, in
 
 
 def _first_convolution(layers: Mapping[str, Prunable]) -> int | None:
-    convolutions = tuple(kind for kind in LAYER_TYPES if kind is not nn.Linear)
     for position, layer in enumerate(layers.values()):
-        if any(isinstance(module, convolutions) for module, _, _ in layer.owners):
+        if any(isinstance(module, CONVOLUTION_TYPES) for module, _, _ in layer.owners):
             return position
     return None
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
+from dataclasses import fields as fields_of
 from typing import Any
 
 import torch
@@ -119,36 +120,55 @@ def to_device(value: Any, device: torch.device) -> Any:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Device of the first parameter of a model, the CPU if it has none."""
-    first = next(model.parameters(), None)
-    return torch.device("cpu") if first is None else first.device
+    """Device of the first parameter of a model that is on one, the CPU if none is.
+
+    A model on several devices moves what it passes on between them itself; what is offloaded
+    stands on the meta device meanwhile.
+    """
+    devices = (parameter.device for parameter in model.parameters() if not parameter.is_meta)
+    return next(devices, torch.device("cpu"))
 
 
 def output_tensor(output: Any) -> Tensor:
     """Pick the tensor that distortion is measured on from a model's output.
 
-    It is the output itself; of a dict its ``logits``, else its first floating-point tensor; of a
-    tuple or list the first floating-point tensor.
+    It is the output itself; of a dict, a dataclass or a named tuple its ``logits``, else the
+    first floating-point tensor; of a tuple or list the first, looking into what is nested.
 
     Raises
     ------
     ValueError
         If there is no floating-point tensor.
     """
-    if isinstance(output, Mapping):
-        logits = output.get("logits")
-        candidates = [logits] if isinstance(logits, Tensor) else list(output.values())
-    elif isinstance(output, (tuple, list)):
-        candidates = list(output)
-    else:
-        candidates = [output]
-    for value in candidates:
-        if isinstance(value, Tensor) and value.is_floating_point():
-            return value
+    found = next(_floating(output), None)
+    if found is not None:
+        return found
     raise ValueError(
         f"the model's output, a {type(output).__name__}, holds no floating-point tensor: "
         "give forward= a function that returns one"
     )
+
+
+def _floating(output: Any) -> Iterator[Tensor]:
+    """Floating-point tensors of an output, the ``logits`` first."""
+    if isinstance(output, Tensor):
+        if output.is_floating_point():
+            yield output
+        return
+    fields: Mapping[str, Any] | None = None
+    if isinstance(output, Mapping):
+        fields = output
+    elif is_dataclass(output) and not isinstance(output, type):
+        fields = {field.name: getattr(output, field.name) for field in fields_of(output)}
+    elif isinstance(output, tuple) and hasattr(output, "_fields"):
+        fields = dict(zip(output._fields, output, strict=True))
+    if fields is not None:
+        values = [fields["logits"]] if isinstance(fields.get("logits"), Tensor) else []
+        values.extend(fields.values())
+    else:
+        values = list(output) if isinstance(output, (tuple, list)) else []
+    for value in values:
+        yield from _floating(value)
 
 
 class EnoughError(BaseException):
@@ -208,6 +228,8 @@ class Runner:
     def live_outputs(self) -> Iterator[Tensor]:
         """Like `outputs`, but where and as the model returns them, with their graph."""
         _seed(self.seed)
+        # An autocast around us would go on with the casts of other weights.
+        torch.clear_autocast_cache()
         device = device_of(self.model)
         for index, batch in enumerate(self.batches):
             moved = to_device(batch, device)
@@ -268,6 +290,8 @@ class _ModuleState:
             for name, buffer in self._buffers.items()
             if buffer is not None
         }
+        # A recurrent module keeps its weights in a list besides, which masks replace.
+        self._flat = list(module._flat_weights) if isinstance(module, nn.RNNBase) else []
 
     def restore(self) -> None:
         if isinstance(self._module, torch.jit.ScriptModule):
@@ -284,6 +308,8 @@ class _ModuleState:
         for name in attributes.keys() - self._attributes.keys():
             del attributes[name]
         attributes.update(self._attributes)
+        if isinstance(self._module, nn.RNNBase):
+            self._module._flat_weights[:] = self._flat
         _replace(self._module._parameters, self._parameters)
         _replace(self._module._buffers, self._buffers)
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 
 from rdprune.batches import Runner
-from rdprune.layers import Prunable, count_macs
+from rdprune.layers import Prunable
+from rdprune.macs import count_macs
 
 
 def read_levels(levels: int | str | Sequence[float]) -> list[float]:
@@ -39,7 +40,7 @@ def read_levels(levels: int | str | Sequence[float]) -> list[float]:
 def check_layers(layers: Mapping[str, Prunable]) -> None:
     """Refuse an empty choice of layers and layers that carry a mask."""
     if not layers:
-        raise ValueError("model has no layer to measure: no linear or convolution weight is left")
+        raise ValueError("model has no layer to measure: no weight is left")
     for name, layer in layers.items():
         if layer.masked:
             raise ValueError(f"layer {name!r} carries a mask: applied already; strip_ first")

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rdprune.batches import Forward, Runner, preserved, read
-from rdprune.layers import LAYER_TYPES, Prunable
+from rdprune.kinds import LAYER_TYPES
+from rdprune.layers import Prunable
 from rdprune.recovery import recovered
 
 _TRANSPOSED = {
@@ -71,8 +72,8 @@ def input_squares(
     for name in layers:
         if name not in sums:
             raise ValueError(
-                f"layer {name!r}: its module is never called on the batches, so its inputs are "
-                f"not seen; add {name!r} to ignore"
+                f"layer {name!r}: its module is never called on the batches, or is no linear "
+                f"layer or convolution, so its inputs are not seen; add {name!r} to ignore"
             )
     return sums
 

@@ -1,31 +1,17 @@
-"""Which parameters of a model can be pruned, and what each of them costs."""
+"""Finding the weights of a model that can be pruned."""
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
 import hashlib
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
-LAYER_TYPES: tuple[type[nn.Module], ...] = (
-    nn.Linear,
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
+from rdprune.kinds import DEFAULT_KINDS, kind_of, weight_names
+from rdprune.selecting import Candidate, hint, select
 
 
 class Owner(NamedTuple):
@@ -51,12 +37,15 @@ class Prunable:
         The modules that hold the parameter. More than one if it is shared.
     aliases : tuple of str
         All names of the parameter and of its modules.
+    kind : str
+        See `kinds.kind_of`; of a shared weight the first kind that is pruned by default.
     """
 
     name: str
     parameter: nn.Parameter
     owners: tuple[Owner, ...]
     aliases: tuple[str, ...]
+    kind: str
 
     @property
     def masked(self) -> bool:
@@ -77,8 +66,12 @@ def prunable(
 ) -> dict[str, Prunable]:
     """List the layers of a model that can be pruned.
 
-    These are the weights of linear, convolution and transposed convolution modules and of their
-    subclasses. A weight that several modules share is one layer.
+    By default these are the weights of linear layers (``Conv1D`` of Hugging Face too),
+    convolutions, recurrent layers, attention's packed projections, and stacks of matrices in
+    modules that torch does not define (fused experts). Embeddings and any other parameter of two
+    or more dimensions are pruned only if `layers` names them. A weight that several modules share
+    is one layer, of the kind that is pruned by default if one of them is. The names are those
+    without ``torch.compile``.
 
     Parameters
     ----------
@@ -86,11 +79,12 @@ def prunable(
         The model.
     ignore : str or iterable of str
         Layers to leave out. An entry is the exact name of a parameter, of its module or of a
-        module around it (which stands for all layers inside), a glob (``"*.conv1"``) or
+        module around it (which stands for all layers inside), a glob (``"*.conv1"``),
         ``"re:"`` and a regular expression, which must match the whole name of a parameter or of
-        its module.
+        its module, or ``"kind:"`` and a kind (``"kind:recurrent"``, ``"kind:default"``).
     layers : str or iterable of str, optional
-        The only layers to keep, written in the same way.
+        The only layers to keep, written in the same way. A module around stands for what is
+        pruned by default inside it; names, patterns and kinds choose the rest as well.
 
     Returns
     -------
@@ -110,14 +104,13 @@ def prunable(
     >>> list(prunable(model, ignore=["2"]))
     ['0.weight']
     """
-    found, reasons = _find_layers(model)
-    aliases = {name: layer.aliases for name, layer in found.items()}
-    aliases.update({name: (name, name.rpartition(".")[0]) for name in reasons})
-    dropped = _select(aliases, _entries(ignore), "ignore")
-    kept = set(aliases) if layers is None else _select(aliases, _entries(layers), "layers")
-    kept -= dropped
-    for name in sorted(kept & reasons.keys()):
-        raise ValueError(f"layer {name!r} cannot be pruned: {reasons[name]}; add it to ignore")
+    found, refused = _find_layers(model)
+    candidates = {name: Candidate(layer.aliases, layer.kind) for name, layer in found.items()}
+    for name, (kind, _) in refused.items():
+        candidates[name] = Candidate((name, name.rpartition(".")[0]), kind)
+    kept = select(candidates, ignore=ignore, layers=layers)
+    for name in sorted(kept & refused.keys()):
+        raise ValueError(f"layer {name!r} cannot be pruned: {refused[name][1]}; add it to ignore")
     return {name: layer for name, layer in found.items() if name in kept}
 
 
@@ -129,14 +122,14 @@ def named_layers(model: nn.Module, names: Iterable[str], what: str) -> dict[str,
     ValueError
         If the model has no such layer: `what` belongs to another model.
     """
-    found, reasons = _find_layers(model)
+    found, refused = _find_layers(model)
     chosen = {}
     for name in names:
-        if name in reasons:
-            raise ValueError(f"layer {name!r} cannot be pruned: {reasons[name]}")
+        if name in refused:
+            raise ValueError(f"layer {name!r} cannot be pruned: {refused[name][1]}")
         if name not in found:
             raise ValueError(
-                f"{what} of another model: the model has no layer {name!r}{_hint(name, found)}"
+                f"{what} of another model: the model has no layer {name!r}{hint(name, found)}"
             )
         chosen[name] = found[name]
     return chosen
@@ -159,156 +152,94 @@ def signature(model: nn.Module) -> dict[str, Any]:
     digest = hashlib.sha256()
     count = 0
     for name, parameter in model.named_parameters():
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}\n".encode())
+        digest.update(f"{_uncompiled(name)} {tuple(parameter.shape)} {parameter.dtype}\n".encode())
         data = parameter.detach().reshape(-1).cpu().contiguous()
         digest.update(data.view(torch.uint8).numpy().data)
         count += parameter.numel()
-    kind = type(model)
+    kind = type(getattr(model, "_orig_mod", model))
     name = f"{kind.__module__}.{kind.__qualname__}"
     return {"class": name, "parameters": count, "digest": digest.hexdigest()}
 
 
-def count_macs(layers: Mapping[str, Prunable], run: Callable[[], int]) -> dict[str, int | None]:
-    """Count the multiplications that each layer does for one sample.
+class _Place(NamedTuple):
+    """One occurrence of a parameter in the model."""
 
-    `torch.utils.flop_counter.FlopCounterMode` counts; an operation belongs to the layers whose
-    weight it takes and to those whose module is running.
-
-    Parameters
-    ----------
-    layers : mapping of str to Prunable
-        The layers.
-    run : callable
-        Runs the model on all batches and returns the number of samples.
-
-    Returns
-    -------
-    dict of str to int or None
-        Multiply-accumulates a sample, rounded up; None for a layer that was never used.
-    """
-    counter = FlopCounterMode(display=False)
-    attribution = _Attribution(layers, counter)
-    with _without_fused_attention(), attribution.hooked(layers), counter, attribution:
-        samples = run()
-    return {
-        name: -(-flops // (2 * samples)) if name in attribution.used else None
-        for name, flops in attribution.flops.items()
-    }
+    owner: Owner
+    parameter: nn.Parameter
+    name: str
+    kind: str
 
 
-class _Attribution(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds each operation's count, as `counter` sees it, to the layers it belongs to."""
-
-    def __init__(self, layers: Mapping[str, Prunable], counter: FlopCounterMode) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.flops = dict.fromkeys(layers, 0)
-        self.used: set[str] = set()
-        self._counter = counter
-        self._running: list[str] = []
-        self._storages: dict[int, list[tuple[range, str]]] = {}
-        for name, layer in layers.items():
-            weight = layer.parameter.detach()
-            start = weight.storage_offset()
-            place = (range(start, start + weight.numel()), name)
-            self._storages.setdefault(weight.untyped_storage().data_ptr(), []).append(place)
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        taken = set(self._weights_in((args, kwargs)))
-        before = self._counter.get_total_flops()
-        result = func(*args, **kwargs)
-        spent = self._counter.get_total_flops() - before
-        self.used |= taken
-        for name in taken.union(self._running):
-            self.flops[name] += spent
-        return result
-
-    def _weights_in(self, arguments: Any) -> Iterator[str]:
-        for value in tree_iter(arguments):
-            if isinstance(value, Tensor) and value.layout is torch.strided:
-                for places, name in self._storages.get(value.untyped_storage().data_ptr(), ()):
-                    if value.storage_offset() in places:
-                        yield name
-
-    @contextmanager
-    def hooked(self, layers: Mapping[str, Prunable]) -> Iterator[None]:
-        """Note which layers' modules are running."""
-        handles = []
-        try:
-            for name, layer in layers.items():
-                for module, _, _ in layer.owners:
-                    handles.append(
-                        module.register_forward_pre_hook(
-                            lambda _module, _inputs, name=name: self._running.append(name)
-                        )
-                    )
-                    handles.append(
-                        module.register_forward_hook(
-                            lambda _module, _inputs, _output: self._leave(), always_call=True
-                        )
-                    )
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _leave(self) -> None:
-        self._running.pop()
-
-
-@contextmanager
-def _without_fused_attention() -> Iterator[None]:
-    """Run attention layer by layer: FlopCounterMode cannot look into the fused kernel."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
-
-
-def _find_layers(model: nn.Module) -> tuple[dict[str, Prunable], dict[str, str]]:
-    """All layers by name, and those that cannot be pruned with the reason."""
-    occurrences: dict[int, list[tuple[Owner, nn.Parameter, str]]] = {}
-    reasons = {}
-    for module_name, module in model.named_modules(remove_duplicate=False):
+def _find_layers(
+    model: nn.Module,
+) -> tuple[dict[str, Prunable], dict[str, tuple[str, str]]]:
+    """All layers by name, and those that cannot be pruned with their kind and the reason."""
+    occurrences: dict[int, list[_Place]] = {}
+    refused: dict[str, tuple[str, str]] = {}
+    for full_name, module in model.named_modules(remove_duplicate=False):
+        module_name = _uncompiled(full_name)
         prefix = f"{module_name}." if module_name else ""
-        attributes = []
-        for key, parameter in module._parameters.items():
-            if parameter is None:
+        computed = set(weight_names(module)) - {a for a, _ in _parameters(module)}
+        for attribute in sorted(computed):
+            refused[prefix + attribute] = (str(kind_of(module, attribute, ())), _COMPUTED)
+        for attribute, parameter in _parameters(module):
+            shape = () if nn.parameter.is_lazy(parameter) else tuple(parameter.shape)
+            kind = kind_of(module, attribute, shape)
+            if kind is None or (computed and attribute not in weight_names(module)):
                 continue
-            base = key.removesuffix("_orig")
-            attribute = base if base != key and is_masked(module, base) else key
-            attributes.append(attribute)
-            occurrences.setdefault(id(parameter), []).append(
-                (Owner(module, attribute, module_name), parameter, prefix + attribute)
+            place = _Place(
+                Owner(module, attribute, module_name), parameter, prefix + attribute, kind
             )
-        if isinstance(module, LAYER_TYPES) and "weight" not in attributes:
-            reasons[f"{prefix}weight"] = (
-                "its weight is computed by a parametrisation; remove the parametrisation"
-            )
+            occurrences.setdefault(id(parameter), []).append(place)
     found = {}
     for places in occurrences.values():
-        if not any(
-            isinstance(o.module, LAYER_TYPES) and o.attribute == "weight" for o, *_ in places
-        ):
-            continue
-        _, parameter, name = places[0]
-        reason = _cannot_prune(parameter)
+        layer = _layer(places)
+        reason = _cannot_prune(layer)
         if reason:
-            reasons[name] = reason
-            continue
-        owners: dict[tuple[int, str], Owner] = {}
-        for owner, *_ in places:
-            owners.setdefault((id(owner.module), owner.attribute), owner)
-        aliases = dict.fromkeys(a for owner, _, full in places for a in (full, owner.name))
-        found[name] = Prunable(name, parameter, tuple(owners.values()), tuple(aliases))
-    return found, reasons
+            refused[layer.name] = (layer.kind, reason)
+        else:
+            found[layer.name] = layer
+    return found, refused
 
 
-def _cannot_prune(parameter: nn.Parameter) -> str:
+_COMPUTED = (
+    "its weight is computed by a parametrisation; remove it first, with "
+    "torch.nn.utils.parametrize.remove_parametrizations (or remove_weight_norm and the like)"
+)
+
+
+def _parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Parameters of one module, under the names that they have without masks."""
+    for key, parameter in module._parameters.items():
+        if parameter is not None:
+            base = key.removesuffix("_orig")
+            yield base if base != key and is_masked(module, base) else key, parameter
+
+
+def _layer(places: list[_Place]) -> Prunable:
+    kinds = [place.kind for place in places]
+    kind = next((k for k in kinds if k in DEFAULT_KINDS), kinds[0])
+    owners: dict[tuple[int, str], Owner] = {}
+    for place in places:
+        owners.setdefault((id(place.owner.module), place.owner.attribute), place.owner)
+    names = [
+        name
+        for place in places
+        # A parameter that is not chosen by default is not what its module stands for.
+        for name in ((place.name,) if kind == "parameter" else (place.name, place.owner.name))
+    ]
+    first = places[0]
+    unique = tuple(dict.fromkeys(names))
+    return Prunable(first.name, first.parameter, tuple(owners.values()), unique, kind)
+
+
+def _uncompiled(name: str) -> str:
+    """Name of a module without the wrappers of `torch.compile`."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
+
+
+def _cannot_prune(layer: Prunable) -> str:
+    parameter = layer.parameter
     if nn.parameter.is_lazy(parameter):
         return "its weight is not initialised; run the model once"
     if parameter.is_meta:
@@ -317,42 +248,6 @@ def _cannot_prune(parameter: nn.Parameter) -> str:
         return f"its weight has type {parameter.dtype}, must be floating-point"
     if parameter.layout is not torch.strided:
         return f"its weight has layout {parameter.layout}, must be dense"
+    if any(getattr(owner.module, "max_norm", None) is not None for owner in layer.owners):
+        return "max_norm rewrites its rows while the model runs"
     return "its weight is empty" if parameter.numel() == 0 else ""
-
-
-def _entries(value: str | Iterable[str]) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value)
-
-
-def _select(
-    aliases: Mapping[str, Sequence[str]], entries: Sequence[str], argument: str
-) -> set[str]:
-    """Names of the layers that any of the entries matches; each must match one."""
-    selected: set[str] = set()
-    for entry in entries:
-        matched = {name for name, names in aliases.items() if _matches(entry, names, argument)}
-        if not matched:
-            raise ValueError(f"{argument} entry {entry!r} matches no layer{_hint(entry, aliases)}")
-        selected |= matched
-    return selected
-
-
-def _matches(entry: str, names: Sequence[str], argument: str) -> bool:
-    if not isinstance(entry, str):
-        raise ValueError(f"{argument} entry {entry!r} is not a string")
-    if entry.startswith("re:"):
-        try:
-            pattern = re.compile(entry[3:])
-        except re.error as error:
-            raise ValueError(
-                f"{argument} entry {entry!r} is no regular expression: {error}"
-            ) from None
-        return any(pattern.fullmatch(name) for name in names)
-    inside = any(name.startswith(f"{entry}.") for name in names)
-    return entry in names or inside or any(fnmatch.fnmatchcase(name, entry) for name in names)
-
-
-def _hint(entry: str, names: Mapping[str, Any]) -> str:
-    candidates = [alias for name in names for alias in (name, name.rpartition(".")[0]) if alias]
-    close = difflib.get_close_matches(entry, candidates, n=3, cutoff=0.6)
-    return f"; did you mean {', '.join(map(repr, close))}?" if close else ""

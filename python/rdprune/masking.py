@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -133,8 +133,8 @@ def apply_(model: nn.Module, allocation_or_masks: Allocation | Mapping[str, Tens
 
     Each weight becomes ``weight_orig * weight_mask``, so that training goes on under the mask. A
     shared weight is masked in every module that holds it. The order of the parameters is kept.
-    The weight of a module whose ``forward`` is never called, such as ``out_proj`` in
-    `torch.nn.MultiheadAttention`, is masked but does not train until `strip_`.
+    The weight of a module whose ``forward`` is never called is masked but does not train until
+    `strip_`; ``out_proj`` of `torch.nn.MultiheadAttention` does.
 
     Parameters
     ----------
@@ -168,9 +168,11 @@ def apply_(model: nn.Module, allocation_or_masks: Allocation | Mapping[str, Tens
             for module, attribute, _ in layer.owners:
                 done.append((module, attribute, list(module._parameters)))
                 _mask(module, attribute, chosen[name].to(layer.parameter.device))
+        _follow_attention(model)
     except BaseException:
         for module, attribute, order in reversed(done):
             _unmask(module, attribute, order)
+        _follow_attention(model)
         raise
     return model
 
@@ -202,6 +204,7 @@ def strip_(model: nn.Module) -> nn.Module:
         prune.remove(module, attribute)  # type: ignore[no-untyped-call]
         _remove_detaching(module)
         _reorder(module, [attribute if key == f"{attribute}_orig" else key for key in order])
+    _follow_attention(model)
     return model
 
 
@@ -267,7 +270,8 @@ def _unmask(module: nn.Module, attribute: str, order: list[str]) -> None:
     original = module._parameters.pop(f"{attribute}_orig", None)
     if original is not None:
         vars(module).pop(attribute, None)
-        module.register_parameter(attribute, original)
+        # Not register_parameter, of which a recurrent module's list of weights does not hear.
+        setattr(module, attribute, original)
     _reorder(module, order)
 
 
@@ -275,6 +279,42 @@ def _detach_weights(module: nn.Module, *_: Any) -> None:
     """Forward hook: cut the masked weight off the last graph, which deepcopy would refuse."""
     for attribute in _masked_attributes(module):
         setattr(module, attribute, getattr(module, attribute).detach())
+
+
+def _follow_attention(model: nn.Module) -> None:
+    """Let attention refresh its masked output projection, whose module it never calls."""
+    for module in model.modules():
+        if not isinstance(module, nn.MultiheadAttention):
+            continue
+        masked = bool(_masked_attributes(module.out_proj))
+        hooks = (
+            (module._forward_pre_hooks, _refresh_output, module.register_forward_pre_hook),
+            (module._forward_hooks, _detach_output, _always(module)),
+        )
+        for registered, hook, register in hooks:
+            there = [key for key, value in registered.items() if value is hook]
+            if masked and not there:
+                register(hook)
+            for key in there if not masked else ():
+                del registered[key]
+                module._forward_hooks_always_called.pop(key, None)
+
+
+def _always(module: nn.Module) -> Callable[[Any], Any]:
+    return lambda hook: module.register_forward_hook(hook, always_call=True)
+
+
+def _refresh_output(module: nn.Module, *_: Any) -> None:
+    """Forward pre-hook of attention: mask the output projection's weight as it is now."""
+    projection: nn.Module = module.get_submodule("out_proj")
+    for hook in projection._forward_pre_hooks.values():
+        if isinstance(hook, prune.BasePruningMethod):
+            hook(projection, ())
+
+
+def _detach_output(module: nn.Module, *_: Any) -> None:
+    """Forward hook of attention: as `_detach_weights`, for its output projection."""
+    _detach_weights(module.get_submodule("out_proj"))
 
 
 def _masked_attributes(module: nn.Module) -> list[str]:

@@ -15,6 +15,8 @@ from rdprune.shapes import geometry, make_mask, parse_shape
 
 LABELLED = "labelled"
 
+_SHAPELESS = ("experts", "embedding", "parameter")
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Menu:
@@ -59,11 +61,17 @@ def menu(
     Raises
     ------
     ValueError
-        If a label is none.
+        If a label is none, or is not for a layer of this kind.
     """
     sparsities = [level_label(level) for level in levels]
     labels = [parse_shape(label).label for label in _entries(shapes)]
     labels = [label for label in dict.fromkeys(labels) if label not in sparsities]
+    for name, layer in layers.items():
+        if labels and layer.kind in _SHAPELESS:
+            raise ValueError(
+                f"shape {labels[0]!r} of layer {name!r}: its kind is {layer.kind!r}, which does "
+                "not say which dimensions are inputs and outputs; leave out shapes or the layer"
+            )
     if not labels and scores is None:
         plain = {name: _plain(layer, sparsities) for name, layer in layers.items()}
         return Menu(plain, magnitude_masks, MASK)

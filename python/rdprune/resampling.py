@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rdprune.reductions import Reduction, reduced, split
-from rdprune_core import Allocation, RDTable, allocate
+from rdprune_core import Allocation, RDTable, allocate, allocate_many
 
 EXCESS_LIMIT = 0.02
 """Above this `Bootstrap.excess` the calibration set is said to be too small."""
@@ -124,7 +124,7 @@ def bootstrap(
     draws = np.random.default_rng(seed).integers(samples, size=(resamples, samples))
     reduction = split(table.metadata.get("distortion", "mse"))[1]
     curves = [_resampled(rows, draws, reduction) for rows in errors]
-    choices = np.stack([a.choice for a in _allocated(table, curves, budget, sparsity)])
+    choices = allocate_many(table, curves, budget, sparsity=sparsity).choices
     optima = np.array([_total(table.distortion, choice) for choice in choices])
     drawn = sum(curve[:, option] for curve, option in zip(curves, best.choice, strict=True))
     return Bootstrap(
@@ -152,24 +152,6 @@ def _resampled(
 ) -> NDArray[np.float64]:
     """Distortions of a layer's options in every resample; (resamples, K_l)."""
     return np.stack([reduction(errors[:, draw]) for draw in draws])
-
-
-def _allocated(
-    table: RDTable,
-    curves: Sequence[NDArray[np.float64]],
-    budget: int | str | dict[str, int | str] | None,
-    sparsity: float | None,
-) -> Iterator[Allocation]:
-    """Allocate every resample; the one place where many tables of the same costs are solved."""
-    for row in range(len(curves[0])):
-        drawn = RDTable.from_arrays(
-            table.costs,
-            [curve[row] for curve in curves],
-            names=table.names,
-            options=table.options,
-            dense=table.dense,
-        )
-        yield allocate(drawn, budget, sparsity=sparsity)
 
 
 def _total(distortion: Sequence[NDArray[np.float64]], choice: NDArray[np.int64]) -> float:

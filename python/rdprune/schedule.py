@@ -122,7 +122,7 @@ def iterate(
 
 def _check(layers: Mapping[str, Prunable], settings: Settings, rounds: int) -> None:
     if not layers:
-        raise ValueError("model has no layer to prune: no linear or convolution weight is left")
+        raise ValueError("model has no layer to prune: no weight is left")
     for name, layer in layers.items():
         if layer.masked:
             raise ValueError(f"layer {name!r} carries a mask: applied already; strip_ first")

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from rdprune.layers import LAYER_TYPES, Prunable
+from rdprune.kinds import CONVOLUTION_TYPES, is_transposed_linear
+from rdprune.layers import Prunable
 from rdprune.magnitude import kept_count, label_level, level_label, order_mask
 
 _SHAPE = re.compile(r"(?:(\d+)x(\d+)|(out|in)):(\S+)")
@@ -81,7 +82,9 @@ class Geometry:
 def geometry(layer: Prunable) -> Geometry:
     """Geometry of a layer's weight, from the first module that computes with it."""
     for module, _, _ in layer.owners:
-        if isinstance(module, LAYER_TYPES) and not isinstance(module, nn.Linear):
+        if is_transposed_linear(module):
+            return Geometry(transposed=True)
+        if isinstance(module, CONVOLUTION_TYPES):
             return Geometry(int(module.groups), isinstance(module, _ConvTransposeNd))  # type: ignore[arg-type]
     return Geometry()
 

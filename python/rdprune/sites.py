@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rdprune.batches import Runner
-from rdprune.layers import LAYER_TYPES, Prunable
+from rdprune.kinds import LAYER_TYPES
+from rdprune.layers import Prunable
 from rdprune.patches import weight_index
 
 

@@ -21,7 +21,7 @@ def _layers(shapes, seed=0):
         parameter = nn.Parameter(torch.randn(shape, generator=generator))
         module = nn.Linear(1, 1) if len(shape) == 2 else nn.Conv2d(1, 1, 1)
         module.weight = parameter
-        layers[f"l{i}"] = Prunable(f"l{i}", parameter, ((module, "weight", f"m{i}"),), ())
+        layers[f"l{i}"] = Prunable(f"l{i}", parameter, ((module, "weight", f"m{i}"),), (), "x")
     return layers
 
 

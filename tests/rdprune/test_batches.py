@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import namedtuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -231,3 +233,45 @@ def test_labels_for_the_loss():
     assert loss_labels(same, following=True).tolist() == [[1, 2, -100], [-100, 1, -100]]
     with pytest.raises(ValueError, match=r"needs labels of shape \(n, tokens\)"):
         loss_labels((ids, torch.tensor([0, 1])), following=True)
+
+
+@dataclass
+class Output:
+    """An output as a dataclass."""
+
+    hidden: torch.Tensor
+    logits: torch.Tensor | None = None
+
+
+class Pair(NamedTuple):
+    """An output as a named tuple."""
+
+    aux: torch.Tensor
+    logits: torch.Tensor
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        X,
+        (Y, X),
+        [None, (Y, [X, X + 1])],
+        {"loss": X + 1, "logits": X},
+        {"count": Y, "nested": {"last": X}},
+        Output(X),
+        Output(X + 1, X),
+        Pair(X + 1, X),
+        (Output(X + 1, X), X + 2),
+        (3, "text", {"mask": Y}, X),
+    ],
+)
+def test_every_shape_of_output(output):
+    """The logits of what has fields, else the first floating-point tensor, however nested."""
+    assert output_tensor(output) is X
+
+
+@pytest.mark.parametrize("output", [Y, None, (), {"mask": Y}, [Y, (None, "x")], 3.0, Output])
+def test_outputs_without_a_tensor(output):
+    """What holds no floating-point tensor is refused, and says what to do."""
+    with pytest.raises(ValueError, match=r"holds no floating-point tensor: give forward="):
+        output_tensor(output)

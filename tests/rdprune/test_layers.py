@@ -1,4 +1,4 @@
-"""Finding layers, and counting their multiplications."""
+"""Finding layers and choosing among them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from rdprune.layers import count_macs, named_layers, prunable, signature
+from rdprune.layers import named_layers, prunable, signature
 
 NAMES = ["conv1.weight", "conv2.weight", "linear.weight"]
 
@@ -167,72 +167,117 @@ def test_signature_follows_the_weights(network):
     assert signature(network)["parameters"] == sum(p.numel() for p in network.parameters())
 
 
-def _macs(model, *inputs):
-    model.eval()
+class Mixed(nn.Module):
+    """One parameter of every kind, and some that are none."""
 
-    def run():
-        with torch.no_grad():
-            model(*inputs)
-        return len(inputs[0])
+    def __init__(self):
+        super().__init__()
+        self.stack = nn.Parameter(torch.ones(2, 3, 4))
+        self.stack_bias = nn.Parameter(torch.ones(2, 3, 4))
+        self.token = nn.Parameter(torch.ones(1, 5, 4))
+        self.table = nn.Parameter(torch.ones(5, 4))
+        self.scale = nn.Parameter(torch.ones(4))
+        self.list = nn.ParameterList([nn.Parameter(torch.ones(2, 2, 2))])
+        self.embedding = nn.Embedding(5, 4)
+        self.norm = nn.LayerNorm((3, 4))
+        self.linear = nn.Linear(4, 4)
+        self.conv = nn.Conv1d(1, 1, 3)
+        self.bilinear = nn.Bilinear(2, 2, 2)
+        self.lstm = nn.LSTM(4, 6, proj_size=2)
+        self.cell = nn.RNNCell(4, 4)
+        self.same = nn.MultiheadAttention(4, 1, add_bias_kv=True)
+        self.cross = nn.MultiheadAttention(4, 1, kdim=3)
 
-    return count_macs(prunable(model), run)
+
+KINDS = {
+    "experts": ["stack", "list.0"],
+    "linear": ["linear.weight", "same.out_proj.weight", "cross.out_proj.weight"],
+    "convolution": ["conv.weight"],
+    "recurrent": [
+        "lstm.weight_ih_l0", "lstm.weight_hh_l0", "lstm.weight_hr_l0",
+        "cell.weight_ih", "cell.weight_hh",
+    ],
+    "attention": [
+        "same.in_proj_weight",
+        "cross.q_proj_weight", "cross.k_proj_weight", "cross.v_proj_weight",
+    ],
+    "embedding": ["embedding.weight"],
+    "parameter": [
+        "stack_bias", "token", "table", "norm.weight", "norm.bias", "bilinear.weight",
+        "same.bias_k", "same.bias_v",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds(kind):
+    """Every parameter is of its kind, and `kind:` chooses it."""
+    layers = prunable(Mixed(), layers=f"kind:{kind}")
+    assert sorted(layers) == sorted(KINDS[kind])
+    assert {layer.kind for layer in layers.values()} == {kind}
+
+
+def test_what_is_pruned_by_default():
+    """All kinds but embeddings and other parameters; a pattern or a name chooses those too."""
+    model = Mixed()
+    default = [n for kind in KINDS if kind not in ("embedding", "parameter") for n in KINDS[kind]]
+    everything = [name for names in KINDS.values() for name in names]
+    assert sorted(prunable(model)) == sorted(default)
+    assert sorted(prunable(model, layers="kind:default")) == sorted(default)
+    assert sorted(prunable(model, layers="*")) == sorted(everything)
+    assert list(prunable(model, layers="re:(table|embedding)")) == ["table", "embedding.weight"]
+    assert list(prunable(model, ignore=["kind:default", "table"], layers="*b*")) == [
+        "stack_bias", "embedding.weight", "norm.bias", "bilinear.weight",
+        "same.bias_k", "same.bias_v",
+    ]  # fmt: skip
+    holder = nn.ModuleDict({"body": model})
+    assert len(prunable(holder, layers="body")) == len(default)
+    assert list(prunable(holder, layers="body.embedding")) == ["body.embedding.weight"]
+    assert list(prunable(holder, layers="*", ignore="body")) == []
 
 
 @pytest.mark.parametrize(
-    ("layer", "shape", "macs"),
-    [
-        (nn.Linear(3, 2), (4, 3), 6),
-        (nn.Linear(3, 2), (4, 7, 3), 42),
-        (nn.Conv1d(2, 3, 3), (4, 2, 10), 3 * 2 * 3 * 8),
-        (nn.Conv2d(4, 6, 3, groups=2), (2, 4, 5, 5), 6 * 2 * 9 * 9),
-        (nn.Conv3d(1, 2, 2), (2, 1, 3, 3, 3), 2 * 8 * 8),
-        (nn.ConvTranspose2d(4, 6, 3, stride=2), (2, 4, 5, 5), 4 * 6 * 9 * 25),
-        (Subclass(2, 3, 3), (2, 2, 5, 5), 3 * 2 * 9 * 9),
-    ],
-    ids=["linear", "linear3d", "conv1d", "grouped", "conv3d", "transposed", "subclass"],
+    ("entry", "message"),
+    [("kind:magic", "the kind must be default, linear"), ("kind:convolution", "matches no layer")],
 )
-def test_macs(layer, shape, macs):
-    """MACs a sample are counted for every type, also where the weight is transformed first."""
-    assert _macs(layer, torch.randn(shape)) == {"weight": macs}
+def test_bad_kinds(entry, message):
+    """A kind that does not exist, or of which there is no layer, is refused."""
+    with pytest.raises(ValueError, match=message):
+        prunable(nn.Linear(2, 2), layers=entry)
 
 
-def test_macs_of_shared_weight_add_up(tied):
-    """A shared weight costs what all its uses do: the embedding nothing, the head 72 a token."""
-    assert _macs(tied, torch.zeros(2, 5, dtype=torch.long)) == {
-        "embedding.weight": 5 * 72,
-        "hidden.weight": 5 * 36,
-    }
+def test_compiled_models_have_the_same_names(network):
+    """Names, kinds and the signature are those without torch.compile, also of a part."""
+    expected, signed = list(prunable(network)), signature(network)
+    compiled = torch.compile(network, backend="eager")
+    assert list(prunable(compiled)) == expected
+    assert list(named_layers(compiled, expected, "table")) == expected
+    assert signature(compiled) == signed
+    part = nn.ModuleDict({"body": torch.compile(network, backend="eager")})
+    assert list(prunable(part)) == [f"body.{name}" for name in expected]
+    assert list(prunable(part, ignore="body.conv1")) == [f"body.{n}" for n in expected[1:]]
 
 
-def test_macs_inside_attention(fingerprint):
-    """Attention's output projection, whose module is never called, is counted by its weight."""
-    model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
-    before = fingerprint(model)
-    macs = _macs(model, torch.randn(2, 5, 8))
-    assert macs == {
-        "self_attn.out_proj.weight": 5 * 64,
-        "linear1.weight": 5 * 128,
-        "linear2.weight": 5 * 128,
-    }
-    before["random"] = torch.get_rng_state().tolist()
-    assert fingerprint(model) == before
+@pytest.mark.parametrize(
+    ("module", "attribute"),
+    [
+        (nn.LSTM(3, 4), "weight_hh_l0"),
+        (nn.MultiheadAttention(4, 1), "in_proj_weight"),
+        (nn.Conv2d(1, 1, 1), "weight"),
+    ],
+)
+def test_parametrised_layers_are_refused_by_name(module, attribute):
+    """The message names the weight and says how to take the parametrisation off."""
+    parametrizations.weight_norm(module, attribute)
+    with pytest.raises(ValueError, match=f"layer '{attribute}' .*remove_parametrizations"):
+        prunable(module)
+    names = [n for n in prunable(module, ignore=[attribute]) if "original" in n]
+    assert names == []
 
 
-def test_unused_layer_has_no_macs():
-    """A layer that never runs has None, not 0."""
-    model = nn.ModuleDict({"used": nn.Linear(2, 2), "idle": nn.Linear(2, 2)})
-    model.forward = lambda x: model["used"](x)
-    assert _macs(model, torch.randn(3, 2)) == {"used.weight": 4, "idle.weight": None}
-
-
-def test_hooks_are_removed_when_the_run_fails(network, fingerprint):
-    """Counting leaves no hook behind when the model raises."""
-    before = fingerprint(network)
-
-    def run():
-        network.conv1(torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
-        return 1
-
-    with pytest.raises(RuntimeError):
-        count_macs(prunable(network), run)
-    assert fingerprint(network) == before
+def test_an_embedding_that_rewrites_itself():
+    """An embedding with `max_norm` is refused if chosen, and no matter otherwise."""
+    model = nn.Sequential(nn.Embedding(4, 3, max_norm=1.0), nn.Linear(3, 2))
+    assert list(prunable(model)) == ["1.weight"]
+    with pytest.raises(ValueError, match="max_norm rewrites its rows"):
+        prunable(model, layers="*")

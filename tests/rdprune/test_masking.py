@@ -312,3 +312,44 @@ def test_missing_file(tmp_path):
     """A missing file is a FileNotFoundError."""
     with pytest.raises(FileNotFoundError):
         load_masks(tmp_path / "none.safetensors")
+
+
+def test_attention_keeps_no_hook_of_ours():
+    """Masking the output projection hooks attention itself, and stripping takes that off again."""
+    torch.manual_seed(0)
+    model = nn.MultiheadAttention(4, 2, batch_first=True)
+    x = torch.randn(2, 3, 4)
+    mask = torch.rand(4, 4) > 0.5
+    apply_(model, {"out_proj.weight": mask})
+    model(x, x, x)[0].sum().backward()
+    assert model.out_proj.weight_orig.grad[mask].any()
+    assert not model.out_proj.weight_orig.grad[~mask].any()
+    with torch.no_grad():
+        model.out_proj.weight_orig.fill_(2.0)
+        model(x, x, x)
+    assert torch.equal(model.out_proj.weight, 2.0 * mask)
+    copy.deepcopy(model)
+    strip_(model)
+    for module in model.modules():
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+        assert not module._forward_hooks_always_called
+
+
+def test_a_failed_apply_unhooks_attention(monkeypatch):
+    """If the second mask fails, the first one's hooks on attention go too."""
+    model = nn.MultiheadAttention(4, 2)
+    good = torch.ones(4, 4, dtype=torch.bool)
+    real = prune.custom_from_mask
+
+    def failing(module, name, mask):
+        if name == "in_proj_weight":
+            raise RuntimeError("no")
+        return real(module, name, mask)
+
+    monkeypatch.setattr(prune, "custom_from_mask", failing)
+    with pytest.raises(RuntimeError):
+        apply_(model, {"out_proj.weight": good, "in_proj_weight": good.repeat(3, 1)})
+    assert not model._forward_pre_hooks
+    assert not model._forward_hooks
+    assert list(model.state_dict()) == list(nn.MultiheadAttention(4, 2).state_dict())

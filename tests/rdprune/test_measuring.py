@@ -279,11 +279,11 @@ def test_other_layer_types(layer, shape, fingerprint):
 
 
 def test_attention_runs():
-    """A transformer layer is measured, its never-called output projection included."""
+    """A transformer layer is measured, its packed and its never-called projection included."""
     model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     batches = [torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))]
     table = measure(model, batches, levels=3, progress=False)
-    assert table.names[0] == "self_attn.out_proj.weight"
+    assert table.names[:2] == ("self_attn.in_proj_weight", "self_attn.out_proj.weight")
     assert all(row[-1] > 0 for row in table.distortion)
 
 

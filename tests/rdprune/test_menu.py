@@ -6,11 +6,13 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
 from rdprune.comparing import compare
 from rdprune.layers import prunable
 from rdprune.masking import apply_, masks
 from rdprune.measuring import measure
+from rdprune.menu import menu
 from rdprune.scoring import scores
 from rdprune.shapes import geometry, make_mask
 from rdprune.verifying import verify
@@ -117,3 +119,31 @@ def test_shapes_in_a_store(network, batches, tmp_path):
                           fresh.distortion, strict=True):  # fmt: skip
         assert a.tolist() == b.tolist()
         assert c.tolist() == d.tolist()
+
+
+def test_shapes_need_to_know_inputs_from_outputs():
+    """Stacks of experts and embeddings take sparsities, and shapes are refused for them."""
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 3))
+    layers = prunable(model, layers="*")
+    assert set(menu(layers, [0.0, 0.5], (), None).options) == {"0.weight", "1.weight"}
+    with pytest.raises(ValueError, match=r"layer '0\.weight': its kind is 'embedding'"):
+        menu(layers, [0.0, 0.5], ["2:4"], None)
+    assert "2:4" in [o.label for o in menu(prunable(model), [0.0], "2:4", None).options["1.weight"]]
+    stack = nn.ParameterList([nn.Parameter(torch.ones(2, 4, 4))])
+    with pytest.raises(ValueError, match="layer '0': its kind is 'experts'"):
+        menu(prunable(stack), [0.0], ["out:0.5"], None)
+
+
+def test_conv1d_of_hugging_face_has_its_inputs_first():
+    """Its weight is that of a linear layer, transposed, and so are its masks."""
+    utilities = pytest.importorskip("transformers.pytorch_utils", reason="needs transformers")
+    torch.manual_seed(0)
+    module = utilities.Conv1D(3, 4)
+    (layer,) = prunable(module).values()
+    linear = nn.Linear(4, 3)
+    linear.weight.data.copy_(module.weight.T)
+    (other,) = prunable(linear).values()
+    for label in SHAPES:
+        found = make_mask(label, module.weight.abs(), geometry(layer))
+        expected = make_mask(label, linear.weight.abs(), geometry(other))
+        assert torch.equal(found, expected.T)
