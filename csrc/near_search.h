@@ -28,7 +28,7 @@ struct NearList {
     std::vector<std::uint32_t> ways;  // up to k
 
     [[nodiscard]] std::size_t size() const { return cost.size(); }
-    void clear();
+    void restart(std::size_t most);  // empty, with room for so many
     void push(Cost c, Value v, std::uint32_t n);
 };
 
