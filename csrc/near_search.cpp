@@ -200,7 +200,14 @@ void Search::coverKnots(std::size_t stage) {
 
 // The merged states that may still end at or below the target; with a beam, the best of them.
 NearList Search::keepPromising(const NearList& merged) {
-    std::vector<std::pair<double, std::size_t>> kept;  // bound, state
+    using Kept = std::pair<double, std::size_t>;  // bound, state
+    std::vector<Kept> kept;
+    const auto keepBest = [&] {
+        if (kept.size() <= effort_.beam) return;
+        const auto last = kept.begin() + static_cast<std::ptrdiff_t>(effort_.beam);
+        std::nth_element(kept.begin(), last, kept.end());
+        kept.erase(last, kept.end());
+    };
     std::size_t knot = knots_.size() - 1;
     for (std::size_t i = 0; i < merged.size(); ++i) {
         if (i % pollEvery == 0) watch_.poll();
@@ -211,17 +218,18 @@ NearList Search::keepPromising(const NearList& merged) {
                             knots_[knot].efficiency * static_cast<double>(left - knots_[knot].cost);
         const double bound = toDouble(merged.value[i]) + rest;
         if (bound <= cut_) kept.emplace_back(bound, i);
+        if (kept.size() / 4 >= effort_.beam) keepBest();
     }
-    if (kept.size() > effort_.beam) {
-        std::nth_element(kept.begin(), kept.begin() + static_cast<std::ptrdiff_t>(effort_.beam),
-                         kept.end());
-        kept.resize(effort_.beam);
+    keepBest();
+    if (effort_.beam != noBeam)
         std::sort(kept.begin(), kept.end(),
-                  [](const auto& a, const auto& b) { return a.second < b.second; });
-    }
+                  [](const Kept& a, const Kept& b) { return a.second < b.second; });
     NearList list;
     list.restart(kept.size());
-    for (const auto& [bound, i] : kept) list.push(merged.cost[i], merged.value[i], merged.ways[i]);
+    for (const auto& [bound, i] : kept) {
+        if (list.size() % pollEvery == 0) watch_.poll();
+        list.push(merged.cost[i], merged.value[i], merged.ways[i]);
+    }
     return list;
 }
 
