@@ -1,7 +1,7 @@
 """How long Ctrl-C takes, on instances that nobody solves.
 
-Run as ``python -m rdprune.bench.limits CALL``: says ``ready``, calls until it is interrupted, solves
-a small instance, and prints by the monotonic clock when the interrupt arrived.
+Run as ``python -m rdprune.bench.limits CALL``: says ``ready``, calls until it is interrupted,
+solves a small instance, and prints by the monotonic clock when the interrupt arrived.
 """
 
 from __future__ import annotations

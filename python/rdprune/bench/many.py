@@ -76,6 +76,5 @@ def _one_by_one(tables: list[RDTable], sparsity: float) -> list[Allocation]:
 def _equal(many: Allocations, single: list[Allocation]) -> int:
     """Count the instances whose choice is that of the single call."""
     return sum(
-        bool((choice == one.choice).all())
-        for choice, one in zip(many.choices, single, strict=True)
+        bool((choice == one.choice).all()) for choice, one in zip(many.choices, single, strict=True)
     )
