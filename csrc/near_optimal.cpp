@@ -24,6 +24,7 @@ constexpr double leastShare = 0x1p-24;  // of all there is, for the first target
 constexpr double beamReach = 8.0;       // how far beyond a failed target the beam looks
 constexpr std::size_t firstStates = std::size_t{1} << 14;
 constexpr std::size_t leastBeam = 64;
+constexpr std::size_t pollEvery = std::size_t{1} << 14;
 
 // Ordered by preference.
 struct Listed {
@@ -53,7 +54,7 @@ private:
     void start(const Problem& reduced, Cost budget);
     void raiseTargets();
     [[nodiscard]] Value farthest() const;
-    [[nodiscard]] std::vector<std::size_t> finals(const NearSearch& search, Value target) const;
+    [[nodiscard]] std::vector<std::size_t> finals(const NearSearch& search, Value target);
     bool take(const NearSearch& search, Value target);
     bool tryBeam(Value target);
     void list(Listed listed);
@@ -125,12 +126,14 @@ Value NearSolver::farthest() const {
 }
 
 // The final states at or below the target, in order of preference, as many as make k ways.
-std::vector<std::size_t> NearSolver::finals(const NearSearch& search, Value target) const {
+std::vector<std::size_t> NearSolver::finals(const NearSearch& search, Value target) {
     const NearList& last = search.lists.back();
     std::vector<std::size_t> order;
     for (std::size_t i = 0; i < last.size(); ++i)
         if (last.value[i] <= target) order.push_back(i);
+    std::size_t steps = 0;
     std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+        if (++steps % pollEvery == 0) watch_.poll();
         return last.value[a] != last.value[b] ? last.value[a] < last.value[b]
                                               : last.cost[a] < last.cost[b];
     });
@@ -184,7 +187,7 @@ void NearSolver::raiseTargets() {
         tryBeam(within(beamReach * gap_));
         const Value target = within(gap_);
         const bool last = target == within(toDouble(noTarget));
-        const NearEffort effort{static_cast<std::uint32_t>(nearness_.most), noLimit,
+        const NearEffort effort{static_cast<std::uint32_t>(nearness_.most), noBeam,
                                 last ? noLimit : most};
         const NearSearch exact = searchNear(problem_, base_, target, effort, watch_);
         if (!exact.limit) {

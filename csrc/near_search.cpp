@@ -200,7 +200,14 @@ void Search::coverKnots(std::size_t stage) {
 
 // The merged states that may still end at or below the target; with a beam, the best of them.
 NearList Search::keepPromising(const NearList& merged) {
-    std::vector<std::pair<double, std::size_t>> kept;  // bound, state
+    using Kept = std::pair<double, std::size_t>;  // bound, state
+    std::vector<Kept> kept;
+    const auto keepBest = [&] {
+        if (kept.size() <= effort_.beam) return;
+        const auto last = kept.begin() + static_cast<std::ptrdiff_t>(effort_.beam);
+        std::nth_element(kept.begin(), last, kept.end());
+        kept.erase(last, kept.end());
+    };
     std::size_t knot = knots_.size() - 1;
     for (std::size_t i = 0; i < merged.size(); ++i) {
         if (i % pollEvery == 0) watch_.poll();
@@ -211,25 +218,24 @@ NearList Search::keepPromising(const NearList& merged) {
                             knots_[knot].efficiency * static_cast<double>(left - knots_[knot].cost);
         const double bound = toDouble(merged.value[i]) + rest;
         if (bound <= cut_) kept.emplace_back(bound, i);
+        if (kept.size() / 4 >= effort_.beam) keepBest();
     }
-    if (kept.size() > effort_.beam) {
-        std::nth_element(kept.begin(), kept.begin() + static_cast<std::ptrdiff_t>(effort_.beam),
-                         kept.end());
-        kept.resize(effort_.beam);
+    keepBest();
+    if (effort_.beam != noBeam)
         std::sort(kept.begin(), kept.end(),
-                  [](const auto& a, const auto& b) { return a.second < b.second; });
-    }
+                  [](const Kept& a, const Kept& b) { return a.second < b.second; });
     NearList list;
-    list.cost.reserve(kept.size());
-    list.value.reserve(kept.size());
-    list.ways.reserve(kept.size());
-    for (const auto& [bound, i] : kept) list.push(merged.cost[i], merged.value[i], merged.ways[i]);
+    list.restart(kept.size());
+    for (const auto& [bound, i] : kept) {
+        if (list.size() % pollEvery == 0) watch_.poll();
+        list.push(merged.cost[i], merged.value[i], merged.ways[i]);
+    }
     return list;
 }
 
 // Merges two lists, adding up the ways of equal states and dropping what enough others dominate.
 void Search::merge(const NearList& a, const NearList& b, NearList& out) {
-    out.clear();
+    out.restart(a.size() + b.size());
     Rank rank(effort_.ways);
     const auto before = [](const NearList& one, std::size_t i, const NearList& other,
                            std::size_t j) {
@@ -257,7 +263,7 @@ void Search::merge(const NearList& a, const NearList& b, NearList& out) {
 void Search::extend(const NearList& list, const NearList& rows, std::size_t first,
                     std::size_t count, std::size_t level, NearList& out) {
     if (count == 1) {
-        out.clear();
+        out.restart(list.size());
         for (std::size_t i = 0; i < list.size(); ++i) {
             if (i % pollEvery == 0) watch_.poll();
             out.push(list.cost[i] + rows.cost[first], list.value[i] + rows.value[first],
@@ -288,7 +294,7 @@ NearSearch Search::run() {
         const NearStage& stage = result_.stages[t];
         const std::size_t most = result_.lists.back().size() * stage.option.size();
         if (result_.states > effort_.states ||
-            (result_.states + 3 * most) * stateBytes > watch_.bytes() || watch_.expired()) {
+            (result_.states + 4 * most) * stateBytes > watch_.bytes() || watch_.expired()) {
             result_.limit = true;
             break;
         }
@@ -302,10 +308,13 @@ NearSearch Search::run() {
 
 }  // namespace
 
-void NearList::clear() {
+void NearList::restart(std::size_t most) {
     cost.clear();
     value.clear();
     ways.clear();
+    cost.reserve(most);
+    value.reserve(most);
+    ways.reserve(most);
 }
 
 void NearList::push(Cost c, Value v, std::uint32_t n) {

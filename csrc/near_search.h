@@ -13,7 +13,7 @@
 // O(sum of list lengths x options surviving per class x log k).
 #pragma once
 
-#include <span>
+#include <limits>
 #include <vector>
 
 #include "problem.h"
@@ -28,7 +28,7 @@ struct NearList {
     std::vector<std::uint32_t> ways;  // up to k
 
     [[nodiscard]] std::size_t size() const { return cost.size(); }
-    void clear();
+    void restart(std::size_t most);  // empty, with room for so many
     void push(Cost c, Value v, std::uint32_t n);
 };
 
@@ -45,6 +45,8 @@ struct NearBase {
     double multiplier = 0.0;
     Cost slack = 0;  // budget left by the base
 };
+
+inline constexpr std::size_t noBeam = std::numeric_limits<std::size_t>::max();
 
 struct NearEffort {
     std::uint32_t ways = 1;  // k

@@ -69,7 +69,7 @@ def measured_table(table: RDTable) -> Table:
     marks = marks or sorted(set(removed[0].tolist()))[:LEVEL_COLUMNS]
     others = [name for name in table.costs if name != cost]
     nouns = [NOUNS.get(name, name) for name in (cost, *others)]
-    grid = _grid("layer", *nouns, *(f"at {share(mark, 0)}" for mark in marks))
+    grid = new_grid("layer", *nouns, *(f"at {share(mark, 0)}" for mark in marks))
     for index, name in enumerate(table.names):
         nearest = [int(np.abs(removed[index] - mark).argmin()) for mark in marks]
         grid.add_row(
@@ -94,7 +94,7 @@ def allocation_table(table: RDTable, allocation: Allocation) -> Table:
     """
     cost = next(iter(table.costs))
     noun = NOUNS.get(cost, cost)
-    grid = _grid("layer", noun, "kept", "sparsity", "option", "distortion alone")
+    grid = new_grid("layer", noun, "kept", "sparsity", "option", "distortion alone")
     kept, dense = allocation.layer_costs[cost], table.dense[cost]
     for index, name in enumerate(allocation.names):
         grid.add_row(
@@ -144,7 +144,7 @@ def _proof(allocation: Allocation) -> str:
 
 def certificate_table(allocations: Sequence[Allocation], seconds: Sequence[float]) -> Table:
     """Return one row an allocation: what it keeps, what is proved, how long solving took."""
-    grid = _grid("sparsity", "kept", "budget", "distortion", "status", "gap", "solved in")
+    grid = new_grid("sparsity", "kept", "budget", "distortion", "status", "gap", "solved in")
     for allocation, elapsed in zip(allocations, seconds, strict=True):
         cost = next(iter(allocation.cost))
         grid.add_row(
@@ -182,7 +182,7 @@ def verify_table(reports: Iterable[VerifyReport]) -> Table:
         for name, title in VERIFY_COLUMNS
         if any(getattr(r, name) is not None for r in rows) and (name != "before" or repaired)
     ]
-    grid = _grid("kept, counted", "kept, expected", *(title for _, title in shown), "")
+    grid = new_grid("kept, counted", "kept, expected", *(title for _, title in shown), "")
     for report in rows:
         agrees = report.kept_total == report.expected_total
         finite_ratio = report.predicted > 0
@@ -203,7 +203,7 @@ def verify_table(reports: Iterable[VerifyReport]) -> Table:
 
 def rounds_table(found: Refined) -> Table:
     """Return one row a round of `refine`: prediction, truth, layers moved and passes."""
-    grid = _grid("round", "sparsity", "predicted", "true", "layers moved", "passes")
+    grid = new_grid("round", "sparsity", "predicted", "true", "layers moved", "passes")
     for index, entry in enumerate(found.rounds):
         grid.add_row(
             f"{index + 1}",
@@ -219,7 +219,7 @@ def rounds_table(found: Refined) -> Table:
 
 def frontier_table(frontier: Frontier) -> Table:
     """Return at most 21 points of a frontier, evenly spread, the ends among them."""
-    grid = _grid("budget", "density", "distortion", "status")
+    grid = new_grid("budget", "density", "distortion", "status")
     count = len(frontier)
     picked = np.unique(np.linspace(0, count - 1, min(count, FRONTIER_ROWS)).round().astype(int))
     for index in picked:
@@ -247,7 +247,7 @@ COMPARE_COLUMNS: Final = (
 
 def recipes_table(recipes: Iterable[Recipe]) -> Table:
     """Return one row a recipe."""
-    grid = _grid("", "network", "calibration", "rounds", "amount", "steps", "batch", "rate")
+    grid = new_grid("", "network", "calibration", "rounds", "amount", "steps", "batch", "rate")
     for entry in recipes:
         numbers = (entry.calibration, entry.rounds, entry.amount, entry.steps, entry.batch)
         texts = [f"{value:,}" for value in numbers]
@@ -260,7 +260,7 @@ def history_table(rounds: Iterable[Round]) -> Table:
     rounds = list(rounds)
     figures = sorted({name for done in rounds for name in (*done.pruned, *done.tuned)})
     heads = [f"{name} {when}" for name in figures for when in ("pruned", "tuned")]
-    grid = _grid("round", "target", "sparsity", "weights", "predicted", "distortion", *heads)
+    grid = new_grid("round", "target", "sparsity", "weights", "predicted", "distortion", *heads)
     for done in rounds:
         values = [kind.get(name) for name in figures for kind in (done.pruned, done.tuned)]
         grid.add_row(
@@ -283,7 +283,7 @@ def compare_table(rows: Sequence[CompareRow]) -> Table:
     star. The dense network takes no part.
     """
     shown = [c for c in COMPARE_COLUMNS if any(getattr(row, c[0]) is not None for row in rows)]
-    grid = _grid("method", *(title for _, title, _ in shown))
+    grid = new_grid("method", *(title for _, title, _ in shown))
     for index, row in enumerate(rows):
         if index == 0 or row.sparsity != rows[index - 1].sparsity:
             grid.add_section()
@@ -299,7 +299,7 @@ def compare_table(rows: Sequence[CompareRow]) -> Table:
 
 def predicted_table(rows: Sequence[CompareRow]) -> Table:
     """Return both predictions beside the truth, for the methods that the table predicts."""
-    grid = _grid("method", "sparsity", "additive", "joint", "true, no repair", "true, repaired")
+    grid = new_grid("method", "sparsity", "additive", "joint", "true, no repair", "true, repaired")
     for row in rows:
         if row.predicted is not None:
             grid.add_row(
@@ -323,7 +323,7 @@ def _compare_cell(row: CompareRow, rivals: Sequence[CompareRow], name: str, best
     return f"[bold green]{text}*" if wins and value == best(values) else f"{text} "
 
 
-def _grid(*titles: str) -> Table:
+def new_grid(*titles: str) -> Table:
     """Return an empty table of whole numbers and words; only layer names may be folded."""
     grid = Table(box=box.SIMPLE_HEAD, caption_justify="left", pad_edge=False, padding=(0, 1, 0, 0))
     for title in titles:

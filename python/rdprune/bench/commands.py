@@ -41,7 +41,9 @@ def solver(
     ] = None,
     section: Annotated[
         list[str] | None,
-        typer.Option(help="contenders, budgets, frontier, growth or memory; repeatable."),
+        typer.Option(
+            help="contenders, budgets, frontier, growth, batch, limits or memory; repeatable."
+        ),
     ] = None,
     time_limit: Annotated[
         float | None, typer.Option(min=0, help="Seconds a call of those that can be stopped [20].")

@@ -11,7 +11,7 @@ from typing import Any, Final
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from rdprune.bench import extras, memory, show, targets
+from rdprune.bench import extras, limits, many, memory, show, targets
 from rdprune.bench import solver as contest
 from rdprune.bench.contenders import CONTENDERS
 from rdprune.bench.instances import CURVES, SHAPES, SPARSITIES
@@ -19,7 +19,7 @@ from rdprune.bench.timing import machine
 from rdprune.report import finite
 
 Results = dict[str, Any]
-SECTIONS: Final = ("contenders", "budgets", "frontier", "growth", "memory")
+SECTIONS: Final = ("contenders", "budgets", "frontier", "growth", "batch", "limits", "memory")
 QUICK_SHAPES: Final = ("ResNet-32", "ResNet-50", "7B")
 QUICK_CURVES: Final = ("noisy", "bits")
 QUICK_CONTENDERS: Final = tuple(
@@ -37,6 +37,8 @@ class Plan:
     settings : Settings
         Of the contest between all contenders.
     budget_seeds, frontier_seeds, growth_seeds : int
+    instances, trials : int
+        Of batches and interrupts.
     budget_patience : float
         Seconds of HiGHS for each set of budgets.
     frontier_shapes, memory_shapes : tuple of str
@@ -50,6 +52,8 @@ class Plan:
     budget_patience: float
     frontier_seeds: int
     growth_seeds: int
+    instances: int
+    trials: int
     frontier_shapes: tuple[str, ...]
     memory_shapes: tuple[str, ...]
     blocks: tuple[int, ...]
@@ -102,7 +106,7 @@ def make_plan(
                 f"--contender {name} needs {CONTENDERS[name].needs}: "
                 "pip install 'rdprune-core[bench]'"
             )
-    default = SECTIONS[:1] if filtered else SECTIONS[:-1] if quick else SECTIONS
+    default = SECTIONS[:1] if filtered else SECTIONS[:-2] if quick else SECTIONS
     return Plan(
         sections=_pick("--section", chosen, SECTIONS, default),
         settings=settings,
@@ -110,6 +114,8 @@ def make_plan(
         budget_patience=math.inf if full else 0.0 if quick else 10.0,
         frontier_seeds=min(settings.seeds, 1 if quick else 3),
         growth_seeds=min(settings.seeds, 1 if quick else 5),
+        instances=200 if quick else 2000,
+        trials=2 if quick else 20,
         frontier_shapes=("ResNet-50",) if quick else ("ResNet-32", "ResNet-50", "7B"),
         memory_shapes=SHAPES if full else ("ResNet-50",),
         blocks=extras.BLOCKS[:3] if quick else extras.BLOCKS,
@@ -160,6 +166,14 @@ def run(plan: Plan, out: Console | None) -> Results:
         "growth": (
             lambda step: extras.growth(plan.growth_seeds, step, blocks=plan.blocks),
             lambda found: [show.growth_table(found)],
+        ),
+        "batch": (
+            lambda step: many.batches(plan.instances, step),
+            lambda found: [show.batch_table(found)],
+        ),
+        "limits": (
+            lambda step: limits.interrupts(plan.trials, step),
+            lambda found: [show.limits_table(found)],
         ),
         "memory": (
             lambda step: memory.peaks(

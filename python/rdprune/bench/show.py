@@ -15,6 +15,7 @@ from rich.table import Table
 from rdprune.bench.contenders import CONTENDERS, PREPARATION
 from rdprune.bench.extras import VERDICTS, exponents
 from rdprune.bench.instances import ABOUT, MAIN_CURVE
+from rdprune.bench.many import NOISE, SHAPE, solves_a_second
 from rdprune.bench.solver import MEASURED, Row
 from rdprune.bench.targets import Verdict
 from rdprune.report import MISSING
@@ -219,6 +220,45 @@ def frontier_table(records: list[Record]) -> Table:
         )
     grid.title, grid.title_justify = f"Frontier of {records[0]['points']} points", "left"
     grid.caption = "one solve: median over the frontier's own budgets, each solved singly"
+    return grid
+
+
+def batch_table(records: list[Record]) -> Table:
+    """Return one row a sparsity and number of threads."""
+    grid = _grid(
+        "sparsity", "threads", "instances", "a second", "undisturbed", "each", "a loop", "in loops",
+        "proved", "same choice",
+    )  # fmt: skip
+    for record in records:
+        count = record["instances"]
+        grid.add_row(
+            f"{record['sparsity']}",
+            f"{record['threads']}",
+            f"{count:,}",
+            f"{count / record['seconds']:,.0f}",
+            f"{solves_a_second(record):,.0f}",
+            clock(record["cpu"] / count),
+            clock(record["loop_cpu"] / count),
+            _ratio(record["loop"] / record["seconds"]),
+            f"{record['proved'] / count:.0%}",
+            f"{record['equal'] / count:.0%}",
+        )
+    grid.title, grid.title_justify = f"allocate_many: {SHAPE} x 101, {NOISE:.0%} noise", "left"
+    grid.caption = (
+        "a second: by the clock. undisturbed: by processor time, with a core for every thread.\n"
+        "each, a loop: processor time of an instance, and of one call of allocate on a table made"
+    )
+    return grid
+
+
+def limits_table(records: list[Record]) -> Table:
+    """Return one row a kind of call."""
+    grid = _grid("interrupted call", "trials", "median", "max", left=("interrupted call",))
+    for record in records:
+        waits = (clock(record[key]) for key in ("median", "max"))
+        grid.add_row(record["call"], f"{record['trials']}", *waits)
+    grid.title, grid.title_justify = "Ctrl-C on subset sums, at random moments", "left"
+    grid.caption = "from the signal to the exception in Python, by the clock"
     return grid
 
 

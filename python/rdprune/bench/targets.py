@@ -8,6 +8,8 @@ from typing import Any, Final
 from rdprune.bench.contenders import OURS, PREPARATION
 from rdprune.bench.extras import exponents
 from rdprune.bench.instances import MAIN_CURVE
+from rdprune.bench.limits import TARGET
+from rdprune.bench.many import SHAPE, slowest
 from rdprune.bench.solver import Row
 
 #: Growth with the number of options above which it is no longer "slightly above linear".
@@ -48,6 +50,8 @@ def judge(results: dict[str, Any]) -> list[Verdict]:
         *_against_budgets(results.get("budgets", [])),
         *_frontier(results.get("frontier", [])),
         *_growth(results.get("growth", [])),
+        *_batch(results.get("batch", [])),
+        *_limits(results.get("limits", [])),
     ]
 
 
@@ -164,5 +168,35 @@ def _growth(points: list[dict[str, Any]]) -> list[Verdict]:
             f"time grows with layers x levels at most slightly above linear (<= {SLIGHTLY})",
             ", ".join(f"{name} ^ {power:.2f}" for name, power in fitted.items()),
             fitted["options"] <= SLIGHTLY,
+        )
+    ]
+
+
+def _batch(records: list[dict[str, Any]]) -> list[Verdict]:
+    """Judge the rate of two threads by processor time, as other programs disturb the clock's."""
+    if not records:
+        return []
+    rate = slowest(records)
+    equal = all(record["equal"] == record["instances"] for record in records)
+    return [
+        Verdict(
+            f"allocate_many >= 3,000 solves a second on two cores at {SHAPE}",
+            f"{rate:,.0f} by processor time, median over the sparsities",
+            rate >= 3000 if max(record["threads"] for record in records) == 2 else None,
+        ),
+        Verdict("  the same choices as single calls", "all" if equal else "not all", equal),
+    ]
+
+
+def _limits(records: list[dict[str, Any]]) -> list[Verdict]:
+    if not records:
+        return []
+    worst = max(records, key=lambda record: record["max"])
+    return [
+        Verdict(
+            f"Ctrl-C ends every call within {TARGET * 1000:.0f} ms",
+            f"{worst['max'] * 1000:,.0f} ms at most ({worst['call']}), "
+            f"{sum(record['trials'] for record in records)} trials",
+            worst["max"] <= TARGET,
         )
     ]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 import rdprune_core
 from rdprune import picture as drawing
 from rdprune import report
+from rdprune.alternatives import alternatives_dict, alternatives_tables
 from rdprune.commands.options import Json, Sparsity, TablePath, example
 from rdprune.console import amount, check_folders, emit, pairs
 from rdprune.resampling import reduce
@@ -22,6 +23,7 @@ app = typer.Typer()
     epilog=example(
         "rdprune allocate table.npz --sparsity 0.8 --output allocation.json",
         "rdprune allocate table.npz --budget params=20% --budget macs=35%",
+        "rdprune allocate table.npz --sparsity 0.8 --alternatives 10",
     )
 )
 def allocate(
@@ -57,6 +59,10 @@ def allocate(
     time_limit: Annotated[
         float | None, typer.Option(help="Seconds until the best so far is taken, with its gap.")
     ] = None,
+    alternatives: Annotated[
+        int | None,
+        typer.Option(metavar="K", help="List the K best; which layers are undecided among them."),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Allocation to write, .json.")] = None,
     json: Json = None,
 ) -> None:
@@ -65,22 +71,32 @@ def allocate(
     measured = RDTable.load(table)
     if reduction is not None:
         measured = reduce(measured, reduction)
-    allocation = rdprune_core.allocate(
-        measured,
-        parse_budget(budget or []),
-        sparsity=sparsity,
-        objective=objective,
-        floors=pairs("--floor", "LAYER=COST", floor),
-        caps=pairs("--cap", "LAYER=COST", cap),
-        forbidden=parse_forbidden(forbid or []),
-        tied=[tuple(entry.split(",")) for entry in tie or ()],
-        previous=None if previous is None else Allocation.load(previous),
-        time_limit=time_limit,
-    )
+    if alternatives is not None and objective != "additive":
+        raise ValueError("--alternatives are of the additive objective")
+    asked: dict[str, Any] = {
+        "budget": parse_budget(budget or []),
+        "sparsity": sparsity,
+        "floors": pairs("--floor", "LAYER=COST", floor),
+        "caps": pairs("--cap", "LAYER=COST", cap),
+        "forbidden": parse_forbidden(forbid or []),
+        "tied": [tuple(entry.split(",")) for entry in tie or ()],
+        "previous": None if previous is None else Allocation.load(previous),
+        "time_limit": time_limit,
+    }
+    near = None
+    if alternatives is None:
+        allocation = rdprune_core.allocate(measured, objective=objective, **asked)
+    else:
+        near = rdprune_core.near_optimal(measured, k=alternatives, **asked)
+        allocation = near[0]
     if output is not None:
         allocation.save(output)
-    grid = report.allocation_table(measured, allocation)
-    emit(json, report.allocation_dict(allocation), lambda out: out.print(grid))
+    grids = [report.allocation_table(measured, allocation)]
+    found = report.allocation_dict(allocation)
+    if near is not None:
+        grids += alternatives_tables(near)
+        found["alternatives"] = alternatives_dict(near)
+    emit(json, found, lambda out: out.print(*grids, sep="\n"))
 
 
 def parse_budget(entries: list[str]) -> int | str | dict[str, int | str] | None:
