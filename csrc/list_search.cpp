@@ -9,7 +9,6 @@ namespace rdprune {
 namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
-constexpr std::size_t stateBytes = sizeof(Cost) + sizeof(Value);
 
 // Merges two lists, dropping what is dominated. Without branches but for the loop's: which of two states
 // comes next is anybody's guess.

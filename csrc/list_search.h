@@ -83,6 +83,7 @@ struct ListSearch {
     std::size_t states = 0;
 };
 
+inline constexpr std::size_t stateBytes = sizeof(Cost) + sizeof(Value);
 inline constexpr std::size_t noLimit = std::numeric_limits<std::size_t>::max();
 
 // `beam` keeps only that many most promising states a list. `states` ends the search once it holds so many.

@@ -11,7 +11,7 @@ namespace rdprune {
 namespace {
 
 constexpr std::size_t undecided = 12;   // classes with an alternative to the base's option
-constexpr double beamReach = 8.0;       // times the gap within which so many are undecided
+constexpr double beamReach = 3.0;       // times the gap within which so many are undecided
 constexpr double leastShare = 0x1p-10;  // of the base's gap, for the first target
 constexpr std::size_t firstBeam = 16;
 constexpr std::size_t firstStates = std::size_t{1}
@@ -28,7 +28,12 @@ Value toValue(double units) {
 Solution solveSingleBudget(const Problem& problem, const Relaxation& relaxation, Cost budget,
                            const Limits& limits, Workspace& work) {
     if (relaxation.leastCost > budget) throw InfeasibleBudget({relaxation.leastCost});
-    const Base base = solveRelaxation(problem, relaxation, budget);
+    return solveSingleBudget(problem, relaxation, solveRelaxation(problem, relaxation, budget),
+                             limits, work);
+}
+
+Solution solveSingleBudget(const Problem& problem, const Relaxation& relaxation, const Base& base,
+                           const Limits& limits, Workspace& work) {
     Solution solution;
     solution.multipliers = {problem.scale.toDistortion(base.multiplier)};
     if (base.multiplier == 0.0) {
@@ -42,6 +47,7 @@ Solution solveSingleBudget(const Problem& problem, const Relaxation& relaxation,
     std::vector<std::size_t> best = base.option;
     Value bestValue = 0;
     double proved = bound;
+    auto outcome = ListSearch::Outcome::nothing;
     // True if that was the last search that is needed, or that there is time for.
     const auto search = [&](Value target, const Effort& effort) {
         ListSearch found =
@@ -52,27 +58,36 @@ Solution solveSingleBudget(const Problem& problem, const Relaxation& relaxation,
             best = std::move(found.option);
             bestValue = found.value;
         }
-        solution.optimal = found.outcome == ListSearch::Outcome::found;
+        outcome = found.outcome;
+        solution.optimal = outcome == ListSearch::Outcome::found;
         if (!solution.optimal) proved = std::max(proved, found.bound);
-        return solution.optimal;
+        return solution.optimal || watch.expired();
     };
-    const double near =
+    double reach =
         beamReach * std::max(work.prices.undecidedGap(undecided), leastShare * std::abs(bound));
-    Value target = std::min(bestValue, toValue(bound + near));
+    // A target so low that nothing reaches it costs little, and shows how good an answer there is.
+    bool done = false;
+    bool nothing = true;
+    while (!done && nothing && toValue(bound + reach) < bestValue) {
+        done = search(toValue(bound + reach), {.beam = firstBeam});
+        nothing = outcome == ListSearch::Outcome::nothing;
+        reach *= beamReach;
+    }
+    if (nothing && !done) done = search(bestValue, {.beam = firstBeam});
     std::size_t beam = firstBeam;
-    std::size_t states = firstStates;
-    while (!search(target, {.beam = beam}) && !watch.expired()) {
-        const bool last = states > noLimit / growth;
-        if (search(bestValue, {.states = last ? noLimit : states}) || last || watch.expired())
-            break;
-        target = bestValue;
+    for (std::size_t states = firstStates; !done; states *= growth) {
+        const bool last = states > watch.bytes() / stateBytes;
+        done = search(bestValue, {.states = last ? noLimit : states}) || last;
         beam *= growth;
-        states *= growth;
+        done = done || search(bestValue, {.beam = beam});
     }
     solution.choice = problem.layerChoice(best);
-    if (!solution.optimal)
+    if (!solution.optimal) {
+        const double margin =
+            relativeMargin * (std::abs(bound) + lagrangianScale(problem, {base.multiplier}));
         solution.lowerBound =
-            problem.scale.toDistortion(toDouble(problem.totalValue(base.option)) + proved);
+            problem.scale.toDistortion(toDouble(problem.totalValue(base.option)) + proved - margin);
+    }
     return solution;
 }
 

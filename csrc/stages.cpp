@@ -7,10 +7,9 @@ namespace rdprune {
 
 namespace {
 
-constexpr double infinity = std::numeric_limits<double>::infinity();
-
 // Four minima at a time: one alone waits for itself.
 double leastOf(const double* numbers, std::size_t count) {
+    constexpr double infinity = std::numeric_limits<double>::infinity();
     double least[4] = {infinity, infinity, infinity, infinity};
     std::size_t i = 0;
     for (; i + 4 <= count; i += 4)
@@ -56,26 +55,22 @@ double Prices::undecidedGap(std::size_t undecided) {
 
 void Stages::collectOptions(const Problem& problem, const Prices& prices, double gap) {
     ranges_.clear();
-    found_.clear();
+    found_.resize(problem.values.size());
     scale_ = 0.0;
-    leastCut_ = infinity;
+    std::size_t end = 0;
     for (std::size_t cls = 0; cls < problem.size(); ++cls) {
         const double most = gap + relativeMargin * gap + prices.margin[cls];
-        if (prices.nearest[cls] > most) {
-            leastCut_ = std::min(leastCut_, prices.nearest[cls]);
-            continue;
-        }
-        const std::size_t begin = found_.size();
+        if (prices.nearest[cls] > most) continue;
+        const std::size_t begin = end;
         const std::size_t last = problem.offsets[cls + 1];
-        for (std::size_t i = problem.offsets[cls]; i < last; ++i)
-            if (prices.reduced[i] <= most)
-                found_.push_back(static_cast<std::uint32_t>(i));
-            else
-                leastCut_ = std::min(leastCut_, prices.reduced[i]);
+        for (std::size_t i = problem.offsets[cls]; i < last; ++i) {
+            found_[end] = static_cast<std::uint32_t>(i);
+            end += prices.reduced[i] <= most ? 1 : 0;
+        }
         scale_ += prices.margin[cls] / relativeMargin;
-        ranges_.push_back({problem.costs[found_.back()] - problem.costs[found_[begin]],
+        ranges_.push_back({problem.costs[found_[end - 1]] - problem.costs[found_[begin]],
                            static_cast<std::uint32_t>(cls), static_cast<std::uint32_t>(begin),
-                           static_cast<std::uint32_t>(found_.size())});
+                           static_cast<std::uint32_t>(end)});
     }
     std::sort(ranges_.begin(), ranges_.end(), [](const Range& a, const Range& b) {
         return a.span != b.span ? a.span > b.span : a.cls < b.cls;
@@ -137,27 +132,25 @@ void Stages::collectSlopes(const Relaxation& relaxation) {
         add(0, origin + 1, left_);
         add(origin, stage.count, right_);
     }
-    sortSlopes(right_, -1.0);
-    sortSlopes(left_, 1.0);
+    sortSlopes(right_, -1.0, rightOrder_);
+    sortSlopes(left_, 1.0, leftOrder_);
 }
 
 // By efficiency times sign, then stage.
-void Stages::sortSlopes(std::vector<Slope>& slopes, double sign) {
-    keys_.clear();
+void Stages::sortSlopes(const std::vector<Slope>& slopes, double sign, std::vector<Key>& order) {
+    order.clear();
     for (const Slope& slope : slopes)
-        keys_.emplace_back(sign * slope.efficiency, static_cast<std::uint32_t>(keys_.size()));
-    std::sort(keys_.begin(), keys_.end());
-    unsorted_.swap(slopes);
-    slopes.clear();
-    for (const auto& [efficiency, i] : keys_) slopes.push_back(unsorted_[i]);
+        order.emplace_back(sign * slope.efficiency, static_cast<std::uint32_t>(order.size()));
+    std::sort(order.begin(), order.end());
 }
 
 std::span<const Stages::Knot> Stages::relaxAfter(std::size_t stage, Cost low, Cost high) {
     knots_.clear();
     Cost sum = 0;
     Value total = 0;
-    for (const Slope& slope : left_) {
+    for (const Key& key : leftOrder_) {
         if (sum <= low) break;
+        const Slope& slope = left_[key.second];
         if (slope.stage <= stage) continue;
         sum -= slope.cost;
         total += slope.value;
@@ -167,8 +160,9 @@ std::span<const Stages::Knot> Stages::relaxAfter(std::size_t stage, Cost low, Co
     sum = 0;
     total = 0;
     knots_.push_back({0, 0.0, 0.0, 0});
-    for (const Slope& slope : right_) {
+    for (const Key& key : rightOrder_) {
         if (sum >= high) break;
+        const Slope& slope = right_[key.second];
         if (slope.stage <= stage) continue;
         knots_.back().efficiency = slope.efficiency;
         sum += slope.cost;
@@ -180,8 +174,9 @@ std::span<const Stages::Knot> Stages::relaxAfter(std::size_t stage, Cost low, Co
 
 void Stages::complete(std::size_t stage, Cost knot, std::vector<std::size_t>& chosen) const {
     Cost sum = 0;
-    for (const Slope& slope : knot > 0 ? right_ : left_) {
+    for (const Key& key : knot > 0 ? rightOrder_ : leftOrder_) {
         if (sum == knot) break;
+        const Slope& slope = (knot > 0 ? right_ : left_)[key.second];
         if (slope.stage <= stage) continue;
         sum += knot > 0 ? slope.cost : -slope.cost;
         chosen[stages_[slope.stage].cls] = slope.option;

@@ -14,6 +14,7 @@
 
 #include <limits>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "hull.h"
@@ -60,8 +61,6 @@ public:
     [[nodiscard]] std::size_t mostOptions() const { return mostOptions_; }
     // Sum over classes of max(|value| + lambda |cost|).
     [[nodiscard]] double scale() const { return scale_; }
-    // Least reduced cost of the options left out.
-    [[nodiscard]] double leastCut() const { return leastCut_; }
 
     // The relaxation of the stages after `stage`, as knots of ascending cost that cover [low, high] as far
     // as the segments reach.
@@ -89,22 +88,22 @@ private:
     };
     void collectOptions(const Problem& problem, const Prices& prices, double gap);
     void collectSlopes(const Relaxation& relaxation);
-    void sortSlopes(std::vector<Slope>& slopes, double sign);
+    using Key = std::pair<double, std::uint32_t>;  // efficiency, and place among the slopes
+    static void sortSlopes(const std::vector<Slope>& slopes, double sign, std::vector<Key>& order);
 
     std::vector<Stage> stages_;
     std::vector<Range> ranges_;
     std::vector<std::uint32_t> found_;
-    std::vector<Slope> right_;  // more cost than the base, less value; flattening
-    std::vector<Slope> left_;   // less cost, more value; steepening
-    std::vector<Slope> unsorted_;
-    std::vector<std::pair<double, std::uint32_t>> keys_;
+    std::vector<Slope> right_;     // more cost than the base, less value; flattening
+    std::vector<Slope> left_;      // less cost, more value; steepening
+    std::vector<Key> rightOrder_;  // nearest to the base first
+    std::vector<Key> leftOrder_;
     std::vector<Segment> segments_;
     std::vector<double> costs_;
     std::vector<double> values_;
     std::vector<Knot> knots_;
     std::size_t mostOptions_ = 1;
     double scale_ = 0.0;
-    double leastCut_ = 0.0;
 };
 
 }  // namespace rdprune
