@@ -26,6 +26,7 @@ SDIST = {
         "rdprune_core/_core.pyi",
         "tests/conftest.py",
         "tests/core/*.py",
+        "tests/core/fingerprint.cpp",
         "tests/core/tables.h",
         "tests/core/*_test.cpp",
         "tests/rdprune/*.py",

@@ -117,4 +117,41 @@ Base solveRelaxation(const Problem& problem, const Relaxation& relaxation, Cost 
     return base;
 }
 
+RelaxationWalk::RelaxationWalk(const Problem& problem, const Relaxation& relaxation)
+    : problem_(problem), relaxation_(relaxation) {
+    std::vector<Key> keys;
+    keys.reserve(relaxation.segments.size());
+    for (const Segment& segment : relaxation.segments)
+        keys.emplace_back(-segment.efficiency, static_cast<std::uint32_t>(keys.size()));
+    std::sort(keys.begin(), keys.end());
+    order_.reserve(keys.size());
+    for (const Key& key : keys) order_.push_back(key.second);
+    restart();
+}
+
+void RelaxationWalk::restart() {
+    base_.option.assign(problem_.offsets.begin(), problem_.offsets.end() - 1);
+    base_.slack = 0;
+    budget_ = relaxation_.leastCost;
+    taken_ = 0;
+}
+
+const Base& RelaxationWalk::solve(Cost budget) {
+    if (budget < budget_) restart();
+    base_.slack += budget - budget_;
+    budget_ = budget;
+    base_.multiplier = 0.0;
+    for (; taken_ < order_.size(); ++taken_) {
+        const Segment& segment = relaxation_.segments[order_[taken_]];
+        if (segment.cost > base_.slack) {
+            base_.multiplier = segment.efficiency;
+            break;
+        }
+        const std::uint32_t cls = relaxation_.cls[order_[taken_]];
+        base_.option[cls] = std::max(base_.option[cls], problem_.offsets[cls] + segment.to);
+        base_.slack -= segment.cost;
+    }
+    return base_;
+}
+
 }  // namespace rdprune

@@ -52,4 +52,23 @@ struct Base {
 [[nodiscard]] Base solveRelaxation(const Problem& problem, const Relaxation& relaxation,
                                    Cost budget);
 
+// The same for one budget after another: the segments are sorted once, and only those between two
+// budgets are looked at.
+class RelaxationWalk {
+public:
+    RelaxationWalk(const Problem& problem, const Relaxation& relaxation);
+    // As solveRelaxation gives it. Valid until the next call.
+    [[nodiscard]] const Base& solve(Cost budget);
+
+private:
+    void restart();
+
+    const Problem& problem_;
+    const Relaxation& relaxation_;
+    std::vector<std::uint32_t> order_;  // segments, most efficient first
+    std::size_t taken_ = 0;
+    Cost budget_ = 0;
+    Base base_;
+};
+
 }  // namespace rdprune

@@ -3,305 +3,277 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <numeric>
 
 namespace rdprune {
 
 namespace {
 
-constexpr double relativeMargin = 0x1p-44;
-constexpr std::size_t stateBytes = sizeof(Cost) + sizeof(Value);
+constexpr double infinity = std::numeric_limits<double>::infinity();
 
-double reducedCost(double multiplier, Cost cost, Value value) {
-    return toDouble(value) + multiplier * static_cast<double>(cost);
-}
-
-// Fills in the options of every class that survive the first cut, widest range of costs first, and returns
-// the sum over classes of max(|value| + lambda |cost|).
-double collectStages(const Problem& problem, const Relaxation& relaxation, const Base& base,
-                     double gap, Workspace& work) {
-    struct Range {
-        Cost span;
-        std::uint32_t cls, first, last;
-    };
-    std::vector<Range> ranges;
-    work.option.clear();
-    double scale = 0.0;
-    for (std::size_t cls = 0; cls < problem.size(); ++cls) {
-        const std::size_t first = problem.offsets[cls];
-        const std::size_t last = problem.offsets[cls + 1];
-        const std::size_t origin = base.option[cls];
-        const double size =
-            base.multiplier * relaxation.cost[last - 1] - relaxation.value[last - 1];
-        const double most = relaxation.value[origin] + base.multiplier * relaxation.cost[origin] +
-                            gap + relativeMargin * (2.0 * size + gap);
-        const std::size_t begin = work.option.size();
-        for (std::size_t i = first; i < last; ++i)
-            if (relaxation.value[i] + base.multiplier * relaxation.cost[i] <= most)
-                work.option.push_back(static_cast<std::uint32_t>(i));
-        if (work.option.size() - begin <= 1) {
-            work.option.resize(begin);
-            continue;
-        }
-        scale += 2.0 * size;
-        ranges.push_back({problem.costs[work.option.back()] - problem.costs[work.option[begin]],
-                          static_cast<std::uint32_t>(cls), static_cast<std::uint32_t>(begin),
-                          static_cast<std::uint32_t>(work.option.size())});
-    }
-    std::sort(ranges.begin(), ranges.end(), [](const Range& a, const Range& b) {
-        return a.span != b.span ? a.span > b.span : a.cls < b.cls;
-    });
-    work.stages.clear();
-    work.cost.clear();
-    work.value.clear();
-    work.index.clear();
-    for (const Range& range : ranges) {
-        const std::size_t origin = base.option[range.cls];
-        work.stages.push_back({range.cls, work.cost.size(), range.last - range.first, range.first});
-        for (std::uint32_t i = range.first; i < range.last; ++i) {
-            const std::uint32_t option = work.option[i];
-            work.cost.push_back(problem.costs[option] - problem.costs[origin]);
-            work.value.push_back(problem.values[option] - problem.values[origin]);
-            work.index.push_back(problem.options[option]);
-        }
-    }
-    return scale;
-}
-
-// Hull segments of all stages on either side of the base, nearest to the base first.
-void collectSlopes(Workspace& work) {
-    work.right.clear();
-    work.left.clear();
-    std::vector<Segment> segments;
-    std::vector<double> costs;
-    std::vector<double> values;
-    for (std::uint32_t t = 0; t < work.stages.size(); ++t) {
-        const Workspace::Stage& stage = work.stages[t];
-        const std::span cost = std::span(work.cost).subspan(stage.first, stage.count);
-        const std::span value = std::span(work.value).subspan(stage.first, stage.count);
-        segments.clear();
-        costs.clear();
-        values.clear();
-        for (std::size_t i = 0; i < stage.count; ++i) {
-            costs.push_back(static_cast<double>(cost[i]));
-            values.push_back(toDouble(value[i]));
-        }
-        appendHull(costs, values, segments);
-        for (const Segment& segment : segments) {
-            auto& side = cost[segment.to] > 0 ? work.right : work.left;
-            side.push_back({segment.efficiency, cost[segment.to] - cost[segment.from],
-                            value[segment.from] - value[segment.to], t});
-        }
-    }
-    using Slope = Workspace::Slope;
-    std::sort(work.right.begin(), work.right.end(), [](const Slope& a, const Slope& b) {
-        return a.efficiency != b.efficiency ? a.efficiency > b.efficiency : a.stage < b.stage;
-    });
-    std::sort(work.left.begin(), work.left.end(), [](const Slope& a, const Slope& b) {
-        return a.efficiency != b.efficiency ? a.efficiency < b.efficiency : a.stage < b.stage;
-    });
-}
-
-// Fills in the relaxation of the stages after `stage`: least value for each cost left, as knots with
-// ascending cost that cover [low, high] as far as the segments reach.
-void coverKnots(Workspace& work, std::size_t stage, Cost low, Cost high) {
-    auto& knots = work.knots;
-    knots.clear();
-    Cost cost = 0;
-    Value value = 0;
-    for (const Workspace::Slope& slope : work.left) {
-        if (cost <= low) break;
-        if (slope.stage <= stage) continue;
-        cost -= slope.cost;
-        value += slope.value;
-        knots.push_back({cost, toDouble(value), slope.efficiency});
-    }
-    std::reverse(knots.begin(), knots.end());
-    cost = 0;
-    value = 0;
-    knots.push_back({0, 0.0, 0.0});
-    for (const Workspace::Slope& slope : work.right) {
-        if (cost >= high) break;
-        if (slope.stage <= stage) continue;
-        knots.back().efficiency = slope.efficiency;
-        cost += slope.cost;
-        value -= slope.value;
-        knots.push_back({cost, toDouble(value), 0.0});
-    }
-}
-
-// Appends the merged states that may still end at or below `cut` as the list after `stage`.
-void keepPromising(Workspace& work, std::size_t stage, Cost slack, double cut) {
-    const StateList& merged = work.merged;
-    work.bounds.clear();
-    coverKnots(work, stage, slack - merged.cost.back(), slack - merged.cost.front());
-    std::size_t knot = work.knots.size() - 1;
-    for (std::size_t i = 0; i < merged.size(); ++i) {
-        const Cost left = slack - merged.cost[i];
-        while (knot > 0 && work.knots[knot].cost > left) --knot;
-        if (work.knots[knot].cost > left) break;
-        const double rest =
-            work.knots[knot].value -
-            work.knots[knot].efficiency * static_cast<double>(left - work.knots[knot].cost);
-        const double bound = toDouble(merged.value[i]) + rest;
-        if (bound > cut) continue;
-        work.states.cost.push_back(merged.cost[i]);
-        work.states.value.push_back(merged.value[i]);
-        work.bounds.push_back(bound);
-    }
-}
-
-// Merges two lists, dropping what is dominated.
+// Merges two lists, dropping what is dominated. Without branches but for the loop's: which of two states
+// comes next is anybody's guess.
 void merge(const StateList& a, const StateList& b, StateList& out) {
-    out.resize(a.size() + b.size());
+    out.reserve(a.size + b.size);
     Cost* const costs = out.cost.data();
     Value* const values = out.value.data();
+    Cost lastCost = std::numeric_limits<Cost>::min();
+    Value lastValue = ~(static_cast<Value>(1) << 127);  // the largest
+    std::size_t n = 0;
+    const auto push = [&](Cost cost, Value value) {
+        const bool keep = value < lastValue;
+        n -= (keep && cost == lastCost) ? 1 : 0;
+        costs[n] = cost;
+        values[n] = value;
+        n += keep ? 1 : 0;
+        lastCost = keep ? cost : lastCost;
+        lastValue = keep ? value : lastValue;
+    };
     std::size_t i = 0;
     std::size_t j = 0;
-    std::size_t n = 0;
-    const auto push = [&](Cost c, Value v) {
-        if (n > 0 && values[n - 1] <= v) return;
-        if (n > 0 && costs[n - 1] == c) --n;
-        costs[n] = c;
-        values[n] = v;
-        ++n;
-    };
-    while (i < a.size() && j < b.size()) {
-        if (a.cost[i] <= b.cost[j]) {
-            push(a.cost[i], a.value[i]);
-            ++i;
-        } else {
-            push(b.cost[j], b.value[j]);
-            ++j;
+    while (i < a.size && j < b.size) {
+        const bool left = a.cost[i] <= b.cost[j];
+        const Value* const value = left ? a.value.data() + i : b.value.data() + j;
+        push(left ? a.cost[i] : b.cost[j], *value);
+        i += left ? 1 : 0;
+        j += left ? 0 : 1;
+    }
+    for (; i < a.size; ++i) push(a.cost[i], a.value[i]);
+    for (; j < b.size; ++j) push(b.cost[j], b.value[j]);
+    out.size = n;
+}
+
+// An allocation: a state after a stage, and a knot of the relaxation of the stages to come.
+struct Known {
+    std::size_t stage = 0;
+    Cost cost = 0;
+    Value value = 0;
+    Cost knot = 0;
+    bool any = false;
+};
+
+class Search {
+public:
+    Search(const Problem& problem, const Relaxation& relaxation, const Base& base, Value target,
+           Value known, Workspace& work)
+        : base_(base), work_(work), target_(target), best_(known) {
+        const double loss = base.multiplier * static_cast<double>(base.slack);
+        // Never negative but for rounding, which must not cut the base itself.
+        work.stages.collect(problem, relaxation, base, work.prices,
+                            std::max(toDouble(target) + loss, 0.0));
+        margin_ = relativeMargin * (work.stages.scale() + loss);
+        bound_ = -loss;
+        work.pool.resize(std::max(work.pool.size(),
+                                  std::size_t{2} * std::bit_width(work.stages.mostOptions()) + 2));
+    }
+
+    ListSearch run(const Effort& effort, Watch& watch) {
+        work_.states.reserve(1);
+        work_.states.size = 1;
+        work_.states.cost[0] = 0;
+        work_.states.value[0] = 0;
+        work_.reduced.assign(1, 0.0);
+        work_.bounds.assign(1, bound_);
+        work_.lists.assign(1, 0);
+        bool thinned = false;
+        for (std::size_t t = 0; t < work_.stages.size(); ++t) {
+            const std::size_t first = work_.lists.back();
+            collectActive(work_.stages[t]);
+            const std::size_t most = (work_.states.size - first) * work_.active.size();
+            if (work_.states.size > effort.states ||
+                (work_.states.size + 2 * most) * stateBytes > watch.bytes() || watch.expired())
+                return stopped(thinned);
+            extend(first, 0, work_.active.size(), 0, work_.merged);
+            work_.lists.push_back(work_.states.size);
+            keepPromising(t);
+            thinned = keepBest(effort.beam) || thinned;
+            if (work_.states.size == work_.lists.back()) break;
         }
+        return thinned ? stopped(true) : finished();
     }
-    for (; i < a.size(); ++i) push(a.cost[i], a.value[i]);
-    for (; j < b.size(); ++j) push(b.cost[j], b.value[j]);
-    out.resize(n);
-}
 
-// The list from state `first` on, extended by options first, ..., first + count - 1 of the
-// workspace, by halves. `pool` holds two lists for each level.
-void extend(Workspace& work, std::size_t list, std::size_t option, std::size_t count,
-            std::size_t level, StateList& out) {
-    if (count == 1) {
-        const std::size_t size = work.states.size() - list;
-        out.resize(size);
-        const Cost cost = work.cost[option];
-        const Value value = work.value[option];
-        for (std::size_t i = 0; i < size; ++i) out.cost[i] = work.states.cost[list + i] + cost;
-        for (std::size_t i = 0; i < size; ++i) out.value[i] = work.states.value[list + i] + value;
-        return;
+private:
+    // The options of a stage that the target, lower than it was at first, has left.
+    void collectActive(const Stages::Stage& stage) {
+        const double most = toDouble(target_) - bound_ + margin_;
+        work_.active.clear();
+        for (std::size_t i = stage.first; i < stage.first + stage.count; ++i)
+            if (work_.stages.reduced[i] <= most) work_.active.push_back(i);
     }
-    StateList& left = work.pool[2 * level];
-    StateList& right = work.pool[2 * level + 1];
-    extend(work, list, option, count / 2, level + 1, left);
-    extend(work, list, option + count / 2, count - count / 2, level + 1, right);
-    merge(left, right, out);
-}
 
-// Keeps the `beam` states of least bound of the list that begins at state `first`.
-void keepBest(Workspace& work, std::size_t first, std::size_t beam) {
-    if (work.bounds.size() <= beam) return;
-    std::vector<double> sorted = work.bounds;
-    const auto last = sorted.begin() + static_cast<std::ptrdiff_t>(beam);
-    std::nth_element(sorted.begin(), last, sorted.end());
-    std::size_t kept = first;
-    for (std::size_t i = 0; i < work.bounds.size() && kept < first + beam; ++i) {
-        if (work.bounds[i] > *last) continue;
-        work.states.cost[kept] = work.states.cost[first + i];
-        work.states.value[kept] = work.states.value[first + i];
-        ++kept;
+    // The list from state `list` on, extended by active options begin, ..., begin + count - 1, by
+    // halves. `pool` holds two lists for each level.
+    void extend(std::size_t list, std::size_t begin, std::size_t count, std::size_t level,
+                StateList& out) {
+        if (count == 1) {
+            extendBy(list, work_.active[begin], out);
+            return;
+        }
+        StateList& left = work_.pool[2 * level];
+        StateList& right = work_.pool[2 * level + 1];
+        extend(list, begin, count / 2, level + 1, left);
+        extend(list, begin + count / 2, count - count / 2, level + 1, right);
+        merge(left, right, out);
     }
-    work.states.resize(kept);
-}
 
-// The options that the final state stands for.
-std::vector<std::size_t> choose(const Workspace& work, const Base& base) {
-    std::vector<TraceStage> trace;
-    trace.reserve(work.stages.size());
-    for (std::size_t t = 0; t < work.stages.size(); ++t) {
-        const Workspace::Stage& stage = work.stages[t];
-        const std::size_t first = work.lists[t];
-        const std::size_t count = work.lists[t + 1] - first;
-        trace.push_back({stage.cls, std::span(work.cost).subspan(stage.first, stage.count),
-                         std::span(work.value).subspan(stage.first, stage.count),
-                         std::span(work.index).subspan(stage.first, stage.count),
-                         std::span(work.states.cost).subspan(first, count),
-                         std::span(work.states.value).subspan(first, count)});
+    // By one option, leaving out what its reduced cost alone makes hopeless.
+    void extendBy(std::size_t list, std::size_t option, StateList& out) {
+        const std::size_t size = work_.states.size - list;
+        out.reserve(size);
+        const Cost cost = work_.stages.cost[option];
+        const Value value = work_.stages.value[option];
+        const double most = toDouble(target_) - bound_ + margin_ - work_.stages.reduced[option];
+        const Cost* const costs = work_.states.cost.data() + list;
+        const Value* const values = work_.states.value.data() + list;
+        const double* const reduced = work_.reduced.data();
+        Cost* const outCosts = out.cost.data();
+        Value* const outValues = out.value.data();
+        std::size_t n = 0;
+        for (std::size_t i = 0; i < size; ++i) {
+            outCosts[n] = costs[i] + cost;
+            outValues[n] = values[i] + value;
+            n += reduced[i] <= most ? 1 : 0;
+        }
+        out.size = n;
     }
-    const std::vector<std::size_t> taken =
-        traceBack(trace, std::span(work.states.cost).last(1), work.states.value.back());
-    std::vector<std::size_t> option = base.option;
-    for (std::size_t t = 0; t < work.stages.size(); ++t)
-        option[work.stages[t].cls] = work.option[work.stages[t].option + taken[t]];
-    return option;
-}
+
+    // Appends the merged states that may still end at or below the target as the list after `stage`.
+    void keepPromising(std::size_t stage) {
+        const StateList& merged = work_.merged;
+        StateList& states = work_.states;
+        states.reserve(states.size + merged.size);
+        work_.bounds.resize(merged.size);
+        work_.reduced.resize(merged.size);
+        if (merged.size == 0) return;
+        const auto knots = work_.stages.relaxAfter(
+            stage, base_.slack - merged.cost[merged.size - 1], base_.slack - merged.cost[0]);
+        double cut = toDouble(target_) + margin_;
+        double best = toDouble(best_) + margin_;
+        std::size_t knot = knots.size() - 1;
+        std::size_t n = 0;
+        for (std::size_t i = 0; i < merged.size; ++i) {
+            const Cost cost = merged.cost[i];
+            const Cost left = base_.slack - cost;
+            while (knot > 0 && knots[knot].cost > left) --knot;
+            const Stages::Knot& at = knots[knot];
+            if (at.cost > left) break;
+            const double value = toDouble(merged.value[i]);
+            const double whole = value + at.value;
+            const double bound = whole - at.efficiency * static_cast<double>(left - at.cost);
+            if (bound > cut) continue;
+            states.cost[states.size + n] = cost;
+            states.value[states.size + n] = merged.value[i];
+            work_.bounds[n] = bound;
+            work_.reduced[n] = value + base_.multiplier * static_cast<double>(cost);
+            ++n;
+            if (whole > best || merged.value[i] + at.total > best_) continue;
+            best_ = merged.value[i] + at.total;
+            known_ = {stage, cost, merged.value[i], at.cost, true};
+            best = toDouble(best_) + margin_;
+            target_ = std::min(target_, best_);
+            cut = toDouble(target_) + margin_;
+        }
+        states.size += n;
+        work_.bounds.resize(n);
+        work_.reduced.resize(n);
+    }
+
+    // Keeps the `beam` states of least bound of the last list; true if others were dropped.
+    bool keepBest(std::size_t beam) {
+        const std::size_t first = work_.lists.back();
+        const std::size_t size = work_.bounds.size();
+        if (size <= beam) return false;
+        work_.sorted = work_.bounds;
+        const auto last = work_.sorted.begin() + static_cast<std::ptrdiff_t>(beam);
+        std::nth_element(work_.sorted.begin(), last, work_.sorted.end());
+        std::size_t kept = 0;
+        for (std::size_t i = 0; i < size && kept < beam; ++i) {
+            if (work_.bounds[i] > *last) continue;
+            work_.states.cost[first + kept] = work_.states.cost[first + i];
+            work_.states.value[first + kept] = work_.states.value[first + i];
+            work_.reduced[kept] = work_.reduced[i];
+            ++kept;
+        }
+        work_.states.size = first + kept;
+        work_.reduced.resize(kept);
+        return true;
+    }
+
+    // All stages done, or no state left; nothing was dropped that is at or below the target.
+    ListSearch finished() {
+        ListSearch result;
+        result.states = work_.states.size;
+        const std::size_t last = work_.states.size - 1;
+        if (work_.lists.back() > last || work_.states.value[last] > target_) {
+            result = best();
+            result.outcome = ListSearch::Outcome::nothing;
+            result.bound = toDouble(target_) - margin_;
+            return result;
+        }
+        result.outcome = ListSearch::Outcome::found;
+        result.value = work_.states.value[last];
+        result.option = base_.option;
+        traceFrom(work_.stages.size(), work_.states.cost[last], result.value, result.option);
+        return result;
+    }
+
+    // Ended early, or after a list was thinned out: without a proof.
+    ListSearch stopped(bool thinned) {
+        ListSearch result = best();
+        result.outcome = ListSearch::Outcome::limit;
+        double bound = bound_;
+        if (!thinned)
+            for (std::size_t i = 0; i < work_.bounds.size(); ++i)
+                bound = i == 0 ? work_.bounds[i] : std::min(bound, work_.bounds[i]);
+        result.bound = std::min(bound, toDouble(target_)) - margin_;
+        return result;
+    }
+
+    ListSearch best() {
+        ListSearch result;
+        result.states = work_.states.size;
+        if (!known_.any) return result;
+        result.value = best_;
+        result.option = base_.option;
+        traceFrom(known_.stage + 1, known_.cost, known_.value, result.option);
+        work_.stages.complete(known_.stage, known_.knot, result.option);
+        return result;
+    }
+
+    // Writes the options that a state after so many stages stands for.
+    void traceFrom(std::size_t stages, Cost cost, Value value, std::vector<std::size_t>& option) {
+        std::vector<TraceStage> trace;
+        trace.reserve(stages);
+        const Stages& all = work_.stages;
+        for (std::size_t t = 0; t < stages; ++t) {
+            const Stages::Stage& stage = all[t];
+            const std::size_t first = work_.lists[t];
+            const std::size_t count = work_.lists[t + 1] - first;
+            trace.push_back({stage.cls, std::span(all.cost).subspan(stage.first, stage.count),
+                             std::span(all.value).subspan(stage.first, stage.count),
+                             std::span(all.index).subspan(stage.first, stage.count),
+                             std::span(work_.states.cost).subspan(first, count),
+                             std::span(work_.states.value).subspan(first, count)});
+        }
+        const std::vector<std::size_t> taken = traceBack(trace, std::span(&cost, 1), value);
+        for (std::size_t t = 0; t < stages; ++t)
+            option[all[t].cls] = all.option[all[t].first + taken[t]];
+    }
+
+    const Base& base_;
+    Workspace& work_;
+    Value target_;
+    Value best_;  // of a known allocation
+    double bound_ = 0.0;
+    double margin_ = 0.0;
+    Known known_;
+};
 
 }  // namespace
 
-double undecidedGap(const Problem& problem, const Relaxation& relaxation, const Base& base,
-                    std::size_t undecided) {
-    std::vector<double> alternatives;
-    alternatives.reserve(problem.size());
-    for (std::size_t cls = 0; cls < problem.size(); ++cls) {
-        const std::size_t origin = base.option[cls];
-        double least = std::numeric_limits<double>::infinity();
-        for (std::size_t i = problem.offsets[cls]; i < problem.offsets[cls + 1]; ++i) {
-            const double priced = relaxation.value[i] + base.multiplier * relaxation.cost[i];
-            if (i != origin) least = std::min(least, priced);
-        }
-        least -= relaxation.value[origin] + base.multiplier * relaxation.cost[origin];
-        if (std::isfinite(least)) alternatives.push_back(std::max(least, 0.0));
-    }
-    if (alternatives.empty()) return 0.0;
-    const auto rank = alternatives.begin() +
-                      static_cast<std::ptrdiff_t>(std::min(undecided, alternatives.size() - 1));
-    std::nth_element(alternatives.begin(), rank, alternatives.end());
-    return *rank;
-}
-
 ListSearch searchLists(const Problem& problem, const Relaxation& relaxation, const Base& base,
-                       Value target, const Effort& effort, Workspace& work, Watch& watch) {
-    // Never negative but for rounding, which must not cut the base itself.
-    const double gap = std::max(reducedCost(base.multiplier, base.slack, target), 0.0);
-    const double scale = collectStages(problem, relaxation, base, gap, work);
-    collectSlopes(work);
-    const double cut = toDouble(target) +
-                       relativeMargin * (scale + base.multiplier * static_cast<double>(base.slack));
-    std::size_t mostOptions = 1;
-    for (const Workspace::Stage& stage : work.stages)
-        mostOptions = std::max(mostOptions, stage.count);
-    work.pool.resize(std::max(work.pool.size(), std::size_t{2} * std::bit_width(mostOptions) + 2));
-
-    ListSearch result;
-    work.states.resize(1);
-    work.states.cost[0] = 0;
-    work.states.value[0] = 0;
-    work.lists.assign(1, 0);
-    for (std::size_t t = 0; t < work.stages.size(); ++t) {
-        const Workspace::Stage& stage = work.stages[t];
-        const std::size_t first = work.lists.back();
-        const std::size_t most = (work.states.size() - first) * stage.count;
-        if (work.states.size() > effort.states ||
-            (work.states.size() + 2 * most) * stateBytes > watch.bytes() || watch.expired()) {
-            result.states = work.states.size();
-            result.outcome = ListSearch::Outcome::limit;
-            return result;
-        }
-        extend(work, first, stage.first, stage.count, 0, work.merged);
-        work.lists.push_back(work.states.size());
-        keepPromising(work, t, base.slack, cut);
-        keepBest(work, work.lists.back(), effort.beam);
-        if (work.states.size() == work.lists.back()) break;
-    }
-    result.states = work.states.size();
-    const bool whole = work.states.size() > work.lists.back();
-    if (!whole || work.states.value.back() > target) return result;
-    result.outcome = ListSearch::Outcome::found;
-    result.value = work.states.value.back();
-    result.option = choose(work, base);
-    return result;
+                       Value target, Value known, const Effort& effort, Workspace& work,
+                       Watch& watch) {
+    return Search(problem, relaxation, base, target, known, work).run(effort, watch);
 }
 
 }  // namespace rdprune

@@ -13,7 +13,10 @@ namespace rdprune {
 namespace {
 
 constexpr std::size_t narrowBeam = 64;
+constexpr std::size_t widerBeam = 256;
 constexpr std::size_t wideBeam = 4096;
+constexpr std::size_t undecided = 12;  // classes with an alternative within the first beam's gap
+constexpr double beamReach = 8.0;      // times that gap; and again as long as there is nothing
 constexpr double targetGrowth = 4.0;
 constexpr double firstShare = 0x1p-6;  // of the gap left by the beam, for the first search
 constexpr double noLimit = std::numeric_limits<double>::infinity();
@@ -38,6 +41,55 @@ LagrangianBase makeBase(const Problem& problem, std::span<const Cost> budgets) {
     return base;
 }
 
+// The gap to the bound within which so many classes have an option besides the base's.
+double undecidedGap(const Problem& problem, const LagrangianBase& base) {
+    const std::size_t dimensions = problem.dimensions;
+    std::vector<double> nearest;
+    for (std::size_t cls = 0; cls < problem.size(); ++cls) {
+        const std::size_t origin = base.option[cls];
+        double least = noLimit;
+        for (std::size_t i = problem.offsets[cls]; i < problem.offsets[cls + 1]; ++i) {
+            if (i == origin) continue;
+            double reduced = toDouble(problem.values[i] - problem.values[origin]);
+            for (std::size_t d = 0; d < dimensions; ++d)
+                reduced += base.multipliers[d] *
+                           static_cast<double>(problem.costs[i * dimensions + d] -
+                                               problem.costs[origin * dimensions + d]);
+            least = std::min(least, reduced);
+        }
+        if (least < noLimit) nearest.push_back(std::max(least, 0.0));
+    }
+    if (nearest.empty()) return 0.0;
+    const auto rank =
+        nearest.begin() + static_cast<std::ptrdiff_t>(std::min(undecided, nearest.size() - 1));
+    std::nth_element(nearest.begin(), rank, nearest.end());
+    return *rank;
+}
+
+// A good allocation, by beams that look further and further from the bound: few options are near it.
+MultiSearch searchBeams(const Problem& problem, const LagrangianBase& base, std::size_t& states,
+                        Watch& watch) {
+    const auto beam = [&](double gap, std::size_t width) {
+        MultiSearch found = searchVectors(problem, base, gap, width, watch);
+        states += found.states;
+        return found;
+    };
+    double reach = beamReach * undecidedGap(problem, base);
+    MultiSearch found;
+    bool whole = reach == 0.0;  // no option left out
+    while (!whole && found.outcome == MultiSearch::Outcome::nothing) {
+        found = beam(reach, narrowBeam);
+        whole = !found.cut;
+        reach *= beamReach;
+    }
+    for (const std::size_t width : {narrowBeam, wideBeam})
+        if (found.outcome == MultiSearch::Outcome::nothing) found = beam(noLimit, width);
+    if (found.outcome != MultiSearch::Outcome::found) return found;
+    MultiSearch wider = beam(found.gap, widerBeam);
+    const bool better = wider.outcome == MultiSearch::Outcome::found && wider.gap <= found.gap;
+    return better ? wider : found;
+}
+
 }  // namespace
 
 Solution solveMultiBudget(const Problem& problem, std::span<const Cost> budgets,
@@ -51,12 +103,7 @@ Solution solveMultiBudget(const Problem& problem, std::span<const Cost> budgets,
     for (const double multiplier : base.multipliers)
         solution.multipliers.push_back(problem.scale.toDistortion(multiplier));
 
-    MultiSearch best;
-    for (const std::size_t beam : {narrowBeam, wideBeam}) {
-        best = searchVectors(problem, base, noLimit, beam, watch);
-        solution.states += best.states;
-        if (best.outcome != MultiSearch::Outcome::nothing) break;
-    }
+    MultiSearch best = searchBeams(problem, base, solution.states, watch);
     const bool known = best.outcome == MultiSearch::Outcome::found;
     double gap = known ? best.gap * firstShare : noLimit;
     double proved = 0.0;

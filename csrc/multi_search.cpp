@@ -152,9 +152,8 @@ Search prepare(const Problem& problem, const LagrangianBase& base, double gap) {
                 size += base.multipliers[d] * std::abs(static_cast<double>(cost[d]));
             }
             const Value value = problem.values[i] - problem.values[base.option[cls]];
-            const double reduced =
-                static_cast<double>(value) + priced(base.multipliers, cost.data());
-            size += std::abs(static_cast<double>(value));
+            const double reduced = toDouble(value) + priced(base.multipliers, cost.data());
+            size += std::abs(toDouble(value));
             if (reduced > gap + relativeMargin * (size + std::abs(gap))) {
                 search.cut = true;
                 continue;
@@ -203,8 +202,7 @@ States expand(Search& search, const LagrangianBase& base, std::size_t t, const S
             for (std::size_t d = 0; d < dimensions; ++d)
                 cost[d] = before.cost[s * dimensions + d] + stage.cost[i * dimensions + d];
             const Value value = before.value[s] + stage.value[i];
-            const double reduced =
-                static_cast<double>(value) + priced(base.multipliers, cost.data());
+            const double reduced = toDouble(value) + priced(base.multipliers, cost.data());
             const double least = leastGap(search, base, t + 1, cost.data(), reduced);
             if (std::isinf(least)) continue;
             if (least > search.gap + search.margin) {
@@ -322,7 +320,7 @@ MultiSearch searchVectors(const Problem& problem, const LagrangianBase& base, do
     if (last.size() == 0) return result;
     const std::size_t best = bestState(last);
     const auto cost = std::span(last.cost).subspan(best * dimensions, dimensions);
-    result.gap = std::max(static_cast<double>(last.value[best]) - base.bound, 0.0);
+    result.gap = std::max(toDouble(last.value[best]) - base.bound, 0.0);
     if (beam == 0 && result.gap > gap) {
         result.cut = true;  // kept by the rounding margin alone
         return result;

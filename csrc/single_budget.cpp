@@ -10,13 +10,13 @@ namespace rdprune {
 
 namespace {
 
-constexpr std::size_t beamWidth = 32;
-constexpr std::size_t firstUndecided = 12;  // classes with an alternative at the first target
-constexpr double targetGrowth = 3.0;
+constexpr std::size_t undecided = 12;   // classes with an alternative to the base's option
+constexpr double beamReach = 3.0;       // times the gap within which so many are undecided
 constexpr double leastShare = 0x1p-10;  // of the base's gap, for the first target
-constexpr double beamReach = 8.0;       // how far beyond a failed target the beam looks
-// States that a target may take while a beam could still give a closer one; eight times more each time.
-constexpr std::size_t firstStates = std::size_t{1} << 12;
+constexpr std::size_t firstBeam = 16;
+constexpr std::size_t firstStates = std::size_t{1}
+                                    << 16;  // for the exact search after the first beam
+constexpr std::size_t growth = 8;           // of both
 
 Value toValue(double units) {
     constexpr double most = 0x1p125;
@@ -28,7 +28,12 @@ Value toValue(double units) {
 Solution solveSingleBudget(const Problem& problem, const Relaxation& relaxation, Cost budget,
                            const Limits& limits, Workspace& work) {
     if (relaxation.leastCost > budget) throw InfeasibleBudget({relaxation.leastCost});
-    const Base base = solveRelaxation(problem, relaxation, budget);
+    return solveSingleBudget(problem, relaxation, solveRelaxation(problem, relaxation, budget),
+                             limits, work);
+}
+
+Solution solveSingleBudget(const Problem& problem, const Relaxation& relaxation, const Base& base,
+                           const Limits& limits, Workspace& work) {
     Solution solution;
     solution.multipliers = {problem.scale.toDistortion(base.multiplier)};
     if (base.multiplier == 0.0) {
@@ -37,41 +42,51 @@ Solution solveSingleBudget(const Problem& problem, const Relaxation& relaxation,
         return solution;
     }
     Watch watch(limits);
+    work.prices.compute(problem, relaxation, base);
+    const double bound = -base.multiplier * static_cast<double>(base.slack);
     std::vector<std::size_t> best = base.option;
     Value bestValue = 0;
-    const double bound = -base.multiplier * static_cast<double>(base.slack);
-    Value proved = toValue(bound);
-    double gap = std::max(undecidedGap(problem, relaxation, base, firstUndecided),
-                          leastShare * std::abs(bound));
-    for (std::size_t most = firstStates;; most *= 8) {
-        const Value target = std::min(bestValue, toValue(bound + gap));
-        const bool last = target == bestValue;
-        ListSearch exact = searchLists(problem, relaxation, base, target,
-                                       {.states = last ? noLimit : most}, work, watch);
-        solution.states += exact.states;
-        if (exact.outcome == ListSearch::Outcome::found) {
-            best = std::move(exact.option);
-            solution.optimal = true;
+    double proved = bound;
+    auto outcome = ListSearch::Outcome::nothing;
+    // True if that was the last search that is needed, or that there is time for.
+    const auto search = [&](Value target, const Effort& effort) {
+        ListSearch found =
+            searchLists(problem, relaxation, base, target, bestValue, effort, work, watch);
+        solution.states += found.states;
+        const bool better = found.value <= bestValue && !found.option.empty();
+        if (better) {
+            best = std::move(found.option);
+            bestValue = found.value;
         }
-        if (solution.optimal || (exact.outcome == ListSearch::Outcome::limit && last)) break;
-        if (exact.outcome == ListSearch::Outcome::nothing) proved = target;
-        const Value hope = std::min(bestValue, toValue(bound + beamReach * gap));
-        ListSearch beam =
-            searchLists(problem, relaxation, base, hope, {.beam = beamWidth}, work, watch);
-        solution.states += beam.states;
-        if (beam.outcome == ListSearch::Outcome::found) {
-            best = std::move(beam.option);
-            bestValue = beam.value;
-        }
-        if (watch.expired()) break;
-        gap *= targetGrowth;
+        outcome = found.outcome;
+        solution.optimal = outcome == ListSearch::Outcome::found;
+        if (!solution.optimal) proved = std::max(proved, found.bound);
+        return solution.optimal || watch.expired();
+    };
+    double reach =
+        beamReach * std::max(work.prices.undecidedGap(undecided), leastShare * std::abs(bound));
+    // A target so low that nothing reaches it costs little, and shows how good an answer there is.
+    bool done = false;
+    bool nothing = true;
+    while (!done && nothing && toValue(bound + reach) < bestValue) {
+        done = search(toValue(bound + reach), {.beam = firstBeam});
+        nothing = outcome == ListSearch::Outcome::nothing;
+        reach *= beamReach;
+    }
+    if (nothing && !done) done = search(bestValue, {.beam = firstBeam});
+    std::size_t beam = firstBeam;
+    for (std::size_t states = firstStates; !done; states *= growth) {
+        const bool last = states > watch.bytes() / stateBytes;
+        done = search(bestValue, {.states = last ? noLimit : states}) || last;
+        beam *= growth;
+        done = done || search(bestValue, {.beam = beam});
     }
     solution.choice = problem.layerChoice(best);
     if (!solution.optimal) {
         const double margin =
-            0x1p-44 * (std::abs(bound) + lagrangianScale(problem, {base.multiplier}));
+            relativeMargin * (std::abs(bound) + lagrangianScale(problem, {base.multiplier}));
         solution.lowerBound =
-            problem.scale.toDistortion(toDouble(problem.totalValue(base.option) + proved) - margin);
+            problem.scale.toDistortion(toDouble(problem.totalValue(base.option)) + proved - margin);
     }
     return solution;
 }

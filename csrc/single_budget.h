@@ -7,6 +7,10 @@
 
 namespace rdprune {
 
+// The answer of the relaxation is the one for this budget.
+[[nodiscard]] Solution solveSingleBudget(const Problem& problem, const Relaxation& relaxation,
+                                         const Base& base, const Limits& limits, Workspace& work);
+
 // Throws InfeasibleBudget if not even the least cost fits.
 [[nodiscard]] Solution solveSingleBudget(const Problem& problem, const Relaxation& relaxation,
                                          Cost budget, const Limits& limits, Workspace& work);

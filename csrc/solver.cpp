@@ -8,6 +8,26 @@
 
 namespace rdprune {
 
+namespace {
+
+std::vector<Solution> solveFrontier(const Problem& problem, const Relaxation& relaxation,
+                                    const std::vector<Cost>& budgets, const Limits& limits,
+                                    Watch& rows, Workspace& work) {
+    for (const Cost budget : budgets)
+        if (relaxation.leastCost > budget) throw InfeasibleBudget({relaxation.leastCost});
+    std::vector<Solution> solutions;
+    solutions.reserve(budgets.size());
+    RelaxationWalk walk(problem, relaxation);
+    for (const Cost budget : budgets) {
+        solutions.push_back(
+            solveSingleBudget(problem, relaxation, walk.solve(budget), limits, work));
+        rows.poll();
+    }
+    return solutions;
+}
+
+}  // namespace
+
 std::vector<Solution> solve(const Instance& instance, std::span<const Cost> budgets,
                             const Limits& limits) {
     const Problem problem = makeProblem(instance);
@@ -23,10 +43,11 @@ std::vector<Solution> solve(const Instance& instance, std::span<const Cost> budg
     if (problem.dimensions == 1) {
         const Relaxation relaxation = relax(problem);
         Workspace work;
-        for (const Cost budget : capped) {
-            solutions.push_back(solveSingleBudget(problem, relaxation, budget, limits, work));
-            rows.poll();
-        }
+        if (capped.size() == 1)
+            solutions.push_back(
+                solveSingleBudget(problem, relaxation, capped.front(), limits, work));
+        else
+            solutions = solveFrontier(problem, relaxation, capped, limits, rows, work);
     } else {
         for (std::size_t row = 0; row < capped.size(); row += problem.dimensions) {
             solutions.push_back(solveMultiBudget(

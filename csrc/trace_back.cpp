@@ -27,6 +27,13 @@ struct Graph {
 std::size_t findState(const TraceStage& stage, const std::vector<Cost>& cost, Value value) {
     const std::size_t dimensions = cost.size();
     const std::size_t states = stage.beforeValue.size();
+    if (dimensions == 1) {
+        const auto at = std::lower_bound(stage.before.begin(), stage.before.end(), cost[0]);
+        const auto position = static_cast<std::size_t>(at - stage.before.begin());
+        const bool here =
+            position < states && *at == cost[0] && stage.beforeValue[position] == value;
+        return here ? position : states;
+    }
     std::size_t low = 0;
     std::size_t high = states;
     while (low < high) {
@@ -109,10 +116,37 @@ void prune(Graph& graph) {
     for (std::size_t t = stages; t-- > 0;) sweep(t, graph.nodes[t], &Edge::to, &Edge::from);
 }
 
+// The only way back; empty as soon as there is a fork.
+std::vector<std::size_t> onlyWay(const std::vector<TraceStage>& stages, std::span<const Cost> cost,
+                                 Value value) {
+    const std::size_t dimensions = cost.size();
+    std::vector<std::size_t> taken(stages.size());
+    std::vector<Cost> after(cost.begin(), cost.end());
+    std::vector<Cost> wanted(dimensions);
+    for (std::size_t t = stages.size(); t-- > 0;) {
+        const TraceStage& stage = stages[t];
+        std::size_t ways = 0;
+        for (std::size_t option = 0; option < stage.value.size(); ++option) {
+            for (std::size_t d = 0; d < dimensions; ++d)
+                wanted[d] = after[d] - stage.cost[option * dimensions + d];
+            if (findState(stage, wanted, value - stage.value[option]) == stage.beforeValue.size())
+                continue;
+            taken[t] = option;
+            if (++ways > 1) return {};
+        }
+        for (std::size_t d = 0; d < dimensions; ++d)
+            after[d] -= stage.cost[taken[t] * dimensions + d];
+        value -= stage.value[taken[t]];
+    }
+    return taken;
+}
+
 }  // namespace
 
 std::vector<std::size_t> traceBack(const std::vector<TraceStage>& stages,
                                    std::span<const Cost> cost, Value value) {
+    std::vector<std::size_t> only = onlyWay(stages, cost, value);
+    if (only.size() == stages.size()) return only;
     Graph graph = collectWays(stages, cost, value);
     if (graph.forks > 0) {
         prune(graph);  // where edges were left out there are dead ends

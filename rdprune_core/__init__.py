@@ -19,12 +19,12 @@ except ImportError as error:  # pragma: no cover
 from rdprune_core.allocation import Allocation as Allocation
 from rdprune_core.batch import Allocations as Allocations
 from rdprune_core.batch import allocate_many as allocate_many
+from rdprune_core.curve import Frontier as Frontier
 from rdprune_core.errors import FileFormatError as FileFormatError
 from rdprune_core.errors import InfeasibleBudgetError as InfeasibleBudgetError
 from rdprune_core.joint import predictions as predictions
 from rdprune_core.near import NearOptimal as NearOptimal
 from rdprune_core.near import near_optimal as near_optimal
-from rdprune_core.solve import Frontier as Frontier
 from rdprune_core.solve import allocate as allocate
 from rdprune_core.solve import frontier as frontier
 from rdprune_core.table import RDTable as RDTable

@@ -153,11 +153,13 @@ class Allocation:
         indices = np.asarray(choice)
         if indices.dtype.kind not in "iu" or indices.shape != (len(table.names),):
             raise ValueError(f"choice must be {len(table.names)} integers, one a layer")
-        for name, index, labels in zip(table.names, indices, table.options, strict=True):
-            if not 0 <= index < len(labels):
-                raise ValueError(
-                    f"choice of layer {name!r} is {index}; it has {len(labels)} options"
-                )
+        sizes = np.diff(table.offsets)
+        if ((indices < 0) | (indices >= sizes)).any():
+            layer = int(np.argmax((indices < 0) | (indices >= sizes)))
+            raise ValueError(
+                f"choice of layer {table.names[layer]!r} is {indices[layer]}; it has "
+                f"{sizes[layer]} options"
+            )
         indices = indices.astype(np.int64)
         flat = table.offsets[:-1] + indices
         if distortion is None:
@@ -176,7 +178,7 @@ class Allocation:
             lower_bound=distortion if status == "optimal" else min(lower_bound, distortion),
             status=status,
             multipliers=dict(multipliers or {}),
-            metadata=copy.deepcopy(table.metadata),
+            metadata=copy.deepcopy(table.metadata) if table.metadata else {},
         )
 
     def __repr__(self) -> str:

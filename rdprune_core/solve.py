@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 
 import numpy as np
@@ -13,7 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from rdprune_core import _core
 from rdprune_core.allocation import Allocation
 from rdprune_core.budget import Budget, read_budgets
+from rdprune_core.checks import read_only
 from rdprune_core.constraints import Bounds, Constraints, read_constraints
+from rdprune_core.curve import Frontier, sum_distortion
 from rdprune_core.errors import InfeasibleBudgetError
 from rdprune_core.joint import read_offset, solve_joint
 from rdprune_core.table import RDTable
@@ -107,7 +108,7 @@ def allocate(
     if objective == "additive":
         if offset is not None:
             raise ValueError('offset is only used by objective "joint"')
-        return _solve(table, list(budgets), rows, constraints, time_limit, memory_limit)[0]
+        return _solve(table, list(budgets), rows[0], constraints, time_limit, memory_limit)
     start = read_offset(table, offset)
     seconds, size = read_limits(time_limit, memory_limit)
     try:
@@ -116,44 +117,6 @@ def allocate(
         )
     except _core.InfeasibleBudget as error:
         raise explain(table, list(budgets), rows, constraints) from error
-
-
-@dataclass(frozen=True, slots=True)
-class Frontier:
-    """The optimal allocation at each of several budgets of one cost.
-
-    Attributes
-    ----------
-    cost : str
-        The cost that is bounded.
-    budgets : int64 array (points,)
-        Ascending.
-    allocations : tuple of Allocation
-        One a budget.
-    """
-
-    cost: str
-    budgets: NDArray[np.int64]
-    allocations: tuple[Allocation, ...]
-
-    @property
-    def distortion(self) -> NDArray[np.float64]:
-        """Least distortion at each budget; (points,), never rising."""
-        return np.array([allocation.distortion for allocation in self.allocations])
-
-    @property
-    def multiplier(self) -> NDArray[np.float64]:
-        """Shadow price at each budget, distortion per unit of cost; (points,)."""
-        return np.array([allocation.multipliers[self.cost] for allocation in self.allocations])
-
-    def __len__(self) -> int:
-        return len(self.allocations)
-
-    def __getitem__(self, point: int) -> Allocation:
-        return self.allocations[point]
-
-    def __iter__(self) -> Iterator[Allocation]:
-        return iter(self.allocations)
 
 
 def frontier(
@@ -207,8 +170,22 @@ def frontier(
     )
     budgets = _points(table, name, points, constraints)
     rows = [[budget] for budget in budgets]
-    allocations = _solve(table, [name], rows, constraints, time_limit, memory_limit)
-    return Frontier(name, np.array(budgets, np.int64), tuple(allocations))
+    solutions = _search(table, [name], rows, constraints, time_limit, memory_limit)
+    choices = read_only(np.stack([solution.choice for solution in solutions]))
+    distortion = sum_distortion(table, choices)
+    optimal = np.array([solution.optimal for solution in solutions])
+    bound = np.array([solution.lower_bound for solution in solutions])
+    return Frontier(
+        cost=name,
+        budgets=read_only(np.array(budgets, np.int64)),
+        choices=choices,
+        distortion=read_only(distortion),
+        lower_bound=read_only(np.where(optimal, distortion, np.minimum(bound, distortion))),
+        # Adding zero turns -0.0 into 0.0.
+        multiplier=read_only(np.array([solution.multipliers[0] for solution in solutions]) + 0.0),
+        optimal=read_only(optimal),
+        _table=table,
+    )
 
 
 def _points(
@@ -255,17 +232,31 @@ def read_limits(time_limit: float | None, memory_limit: int) -> tuple[float, int
 def _solve(
     table: RDTable,
     names: list[str],
+    row: list[int],
+    constraints: Constraints,
+    time_limit: float | None,
+    memory_limit: int,
+) -> Allocation:
+    solution = _search(table, names, [row], constraints, time_limit, memory_limit)[0]
+    return _to_allocation(table, names, row, solution)
+
+
+def _search(
+    table: RDTable,
+    names: list[str],
     rows: list[list[int]],
     constraints: Constraints,
     time_limit: float | None,
     memory_limit: int,
-) -> list[Allocation]:
+) -> list[_core.Solution]:
     seconds, size = read_limits(time_limit, memory_limit)
     # A budget above every possible cost is no bound; the core's numbers end there.
     capped = [[min(budget, _core.MAX_TOTAL_COST) for budget in row] for row in rows]
     try:
-        solutions = _core.solve(
-            np.stack([table.flat_cost(name) for name in names], axis=1),
+        return _core.solve(
+            table.flat_cost(names[0])[:, None]
+            if len(names) == 1
+            else np.stack([table.flat_cost(name) for name in names], axis=1),
             table.flat_distortion,
             table.offsets,
             constraints.allowed,
@@ -276,10 +267,6 @@ def _solve(
         )
     except _core.InfeasibleBudget as error:
         raise explain(table, names, rows, constraints) from error
-    return [
-        _to_allocation(table, names, row, solution)
-        for row, solution in zip(rows, solutions, strict=True)
-    ]
 
 
 def _to_allocation(

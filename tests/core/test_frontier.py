@@ -92,3 +92,21 @@ def test_allocate_gives_the_same_allocation(budget: int) -> None:
     """A point has the totals, bound and price of a single solve."""
     single, point = allocate(TABLE, budget), frontier(TABLE, points=[budget])[0]
     assert point.to_dict() == single.to_dict()
+
+
+def test_the_hull_leaves_out_what_mixtures_beat() -> None:
+    """The hull's points are those below every line between two others; repeats count once."""
+    table = RDTable.from_arrays([[3, 2, 1, 0]], [[0, 5, 6, 10]])
+    # Distortions 10, 6, 5, 0 at budgets 0 to 3: from (0, 10) to (3, 0) the line has 6.7 at 1 and
+    # 3.3 at 2, so 6 lies below it, and 5 above the line from (1, 6) to (3, 0), which has 3.
+    found = frontier(table, points=[0, 1, 1, 2, 3])
+    assert found.distortion.tolist() == [10.0, 6.0, 6.0, 5.0, 0.0]
+    assert found.hull.tolist() == [0, 1, 4]
+
+
+def test_points_beyond_the_last_are_refused() -> None:
+    """Indices count from either end, and end there."""
+    found = frontier(TABLE, points=[0, 15])
+    assert found[-1] is found[1]
+    with pytest.raises(IndexError):
+        found[2]
