@@ -57,9 +57,10 @@ public:
            Value known, Workspace& work)
         : base_(base), work_(work), target_(target), best_(known) {
         const double loss = base.multiplier * static_cast<double>(base.slack);
-        // Never negative but for rounding, which must not cut the base itself.
+        // Never negative but for rounding, which must not cut the base itself. The loss may dwarf the
+        // gap and all options of a class, and so may its rounding error.
         work.stages.collect(problem, relaxation, base, work.prices,
-                            std::max(toDouble(target) + loss, 0.0));
+                            std::max(toDouble(target) + loss, 0.0) + relativeMargin * loss);
         margin_ = relativeMargin * (work.stages.scale() + loss);
         bound_ = -loss;
         work.pool.resize(std::max(work.pool.size(),

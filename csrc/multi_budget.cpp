@@ -108,7 +108,7 @@ Solution solveMultiBudget(const Problem& problem, std::span<const Cost> budgets,
     double gap = known ? best.gap * firstShare : noLimit;
     double proved = 0.0;
     while (!solution.optimal) {
-        const double width = known ? std::min(gap, best.gap) : gap;
+        const double width = gap;
         MultiSearch exact = searchVectors(problem, base, width, 0, watch);
         solution.states += exact.states;
         if (exact.outcome == MultiSearch::Outcome::limit) break;
@@ -119,7 +119,9 @@ Solution solveMultiBudget(const Problem& problem, std::span<const Cost> budgets,
             throw InfeasibleBudget(least);
         } else {
             proved = width;
-            gap = width >= best.gap ? noLimit : std::max(gap * targetGrowth, firstShare * best.gap);
+            gap = !known || width >= best.gap
+                      ? noLimit
+                      : std::min(best.gap, std::max(gap * targetGrowth, firstShare * best.gap));
         }
     }
     if (best.outcome != MultiSearch::Outcome::found)

@@ -6,6 +6,7 @@
 #include <map>
 #include <numeric>
 
+#include "multipliers.h"
 #include "trace_back.h"
 
 namespace rdprune {
@@ -36,22 +37,23 @@ struct States {
 
 // For one budget and the classes to come: least sum of r + lambda (left - cost) for each cost left.
 struct Curve {
-    std::vector<double> cost;
+    std::vector<Cost> cost;
     std::vector<double> value;
 
     // At costs left below the first knot the budget is out of reach.
-    [[nodiscard]] double operator()(double left) const {
+    [[nodiscard]] double operator()(Cost left) const {
         if (left < cost.front()) return std::numeric_limits<double>::infinity();
         const auto next = std::upper_bound(cost.begin(), cost.end(), left) - cost.begin();
         const auto i = static_cast<std::size_t>(next - 1);
         if (i + 1 == cost.size()) return value[i];
-        const double share = (left - cost[i]) / (cost[i + 1] - cost[i]);
+        const double share =
+            static_cast<double>(left - cost[i]) / static_cast<double>(cost[i + 1] - cost[i]);
         return value[i] + share * (value[i + 1] - value[i]);
     }
 };
 
 struct Slope {
-    double cost;
+    Cost cost;
     double value;
 };
 
@@ -76,8 +78,8 @@ std::vector<Slope> fallingHull(const Stage& stage, std::size_t dimensions, std::
                                double multiplier, Slope& start) {
     std::vector<Slope> points;
     for (std::size_t i = 0; i < stage.value.size(); ++i) {
-        const auto cost = static_cast<double>(stage.cost[i * dimensions + d]);
-        points.push_back({cost, stage.reduced[i] - multiplier * cost});
+        const Cost cost = stage.cost[i * dimensions + d];
+        points.push_back({cost, stage.reduced[i] - multiplier * static_cast<double>(cost)});
     }
     std::sort(points.begin(), points.end(), [](const Slope& a, const Slope& b) {
         return a.cost != b.cost ? a.cost < b.cost : a.value < b.value;
@@ -88,8 +90,8 @@ std::vector<Slope> fallingHull(const Stage& stage, std::size_t dimensions, std::
         while (hull.size() > 1) {
             const Slope& a = hull[hull.size() - 2];
             const Slope& b = hull.back();
-            if ((b.value - a.value) * (point.cost - b.cost) <
-                (point.value - b.value) * (b.cost - a.cost))
+            if ((b.value - a.value) * static_cast<double>(point.cost - b.cost) <
+                (point.value - b.value) * static_cast<double>(b.cost - a.cost))
                 break;
             hull.pop_back();
         }
@@ -108,10 +110,10 @@ void buildCurves(Search& search, const std::vector<double>& multipliers) {
     search.curves.assign(stages + 1, std::vector<Curve>(search.dimensions));
     for (std::size_t d = 0; d < search.dimensions; ++d) {
         std::vector<Slope> slopes;  // of all classes to come, steepest first
-        Slope start{0.0, 0.0};
+        Slope start{0, 0.0};
         for (std::size_t t = stages + 1; t-- > 0;) {
             if (t < stages) {
-                Slope first{0.0, 0.0};
+                Slope first{0, 0.0};
                 auto added =
                     fallingHull(search.stages[t], search.dimensions, d, multipliers[d], first);
                 start.cost += first.cost;
@@ -120,7 +122,8 @@ void buildCurves(Search& search, const std::vector<double>& multipliers) {
                 slopes.insert(slopes.end(), added.begin(), added.end());
                 std::inplace_merge(slopes.begin(), slopes.begin() + middle, slopes.end(),
                                    [](const Slope& a, const Slope& b) {
-                                       return a.value * b.cost < b.value * a.cost;
+                                       return a.value * static_cast<double>(b.cost) <
+                                              b.value * static_cast<double>(a.cost);
                                    });
             }
             Curve& curve = search.curves[t][d];
@@ -140,6 +143,10 @@ Search prepare(const Problem& problem, const LagrangianBase& base, double gap) {
     search.gap = gap;
     const std::size_t dimensions = problem.dimensions;
     double scale = std::abs(base.bound);
+    double whole = scale + lagrangianScale(problem, base.multipliers);
+    for (std::size_t d = 0; d < problem.dimensions; ++d)
+        whole += base.multipliers[d] * std::abs(static_cast<double>(base.slack[d]));
+    const double cutMargin = relativeMargin * (whole + (std::isinf(gap) ? 0.0 : gap));
     std::vector<Cost> cost(dimensions);
     for (std::size_t cls = 0; cls < problem.size(); ++cls) {
         Stage stage;
@@ -154,7 +161,7 @@ Search prepare(const Problem& problem, const LagrangianBase& base, double gap) {
             const Value value = problem.values[i] - problem.values[base.option[cls]];
             const double reduced = toDouble(value) + priced(base.multipliers, cost.data());
             size += std::abs(toDouble(value));
-            if (reduced > gap + relativeMargin * (size + std::abs(gap))) {
+            if (reduced > gap + cutMargin) {
                 search.cut = true;
                 continue;
             }
@@ -183,8 +190,9 @@ double leastGap(const Search& search, const LagrangianBase& base, std::size_t st
                 const Cost* cost, double reduced) {
     double rest = 0.0;
     for (std::size_t d = 0; d < search.dimensions; ++d) {
-        const auto left = static_cast<double>(base.slack[d] - cost[d]);
-        rest = std::max(rest, search.curves[stages][d](left) + base.multipliers[d] * left);
+        const Cost left = base.slack[d] - cost[d];
+        rest = std::max(
+            rest, search.curves[stages][d](left) + base.multipliers[d] * static_cast<double>(left));
     }
     return reduced + rest;
 }

@@ -104,7 +104,9 @@ void NearSolver::start(const Problem& reduced, Cost budget) {
         widest_ += high - low;
     }
     for (const std::size_t option : base_.option) best.cost -= problem_.costs[option];
-    gap_ = std::max(undecidedGap(reduced, relaxation, base, firstUndecided),
+    Prices prices;
+    prices.compute(reduced, relaxation, base);
+    gap_ = std::max(prices.undecidedGap(firstUndecided),
                     leastShare * std::max(std::abs(toDouble(bound_)), toDouble(widest_)));
     covered_ = first_.optimal ? best.value : -noTarget;
     list(std::move(best));

@@ -68,6 +68,53 @@ def test_equals_brute_force_with_several_budgets(costs: int) -> None:
     assert infeasible >= 200
 
 
+def uneven_instance(rng: np.random.Generator, costs: int, bits: int) -> Instance:
+    """Return a table of a giant layer among small ones, with a budget that a choice meets exactly.
+
+    Distortions fall with the costs, so that the sums of a layer's options are nearly equal.
+    """
+    layers, options = int(rng.integers(2, 5)), 3
+    giant = rng.integers(layers)
+    most = [2**bits if layer == giant or rng.random() < 0.3 else 60 for layer in range(layers)]
+    rows = [[rng.integers(0, m, options).tolist() for m in most] for _ in range(costs)]
+    totals = [[sum(row) for row in zip(*layer, strict=True)] for layer in zip(*rows, strict=True)]
+    distortion = [[-float(t) + int(rng.integers(-3, 4)) for t in row] for row in totals]
+    choice = rng.integers(0, options, layers)
+    budgets = [sum(layer[k] for layer, k in zip(row, choice, strict=True)) for row in rows]
+    return Instance(rows, distortion, budgets)
+
+
+@pytest.mark.parametrize("bits", [20, 30, 54, 58])
+@pytest.mark.parametrize("costs", [1, 2, 3])
+def test_equals_brute_force_with_giant_layers(costs: int, bits: int) -> None:
+    """On 300 tables of layers of very different sizes, up to 2**58, choices equal brute force."""
+    for seed in range(300):
+        instance = uneven_instance(np.random.default_rng(seed), costs, bits)
+        found = solve(instance)
+        assert found is not None, seed
+        assert found.status == "optimal"
+        assert tuple(found.choice) == brute_force(instance), seed
+
+
+def test_a_search_below_a_loss_of_rounding_ends() -> None:
+    """A bound whose rounding error exceeds small layers' differences once made this search endless.
+
+    The best allocation known was cut for an option's reduced cost, off by the error of the giant.
+    """
+    giants = [[884874276, 907343522], [15, 52], [12, 11], [57, 44, 20]]
+    halves = [[442437138, 453671761], [36, 36], [35, 15], [38, 16, 19]]
+    distortion = [
+        [-1769748549.0, -1814687041.0],
+        [-40.0, -124.0],
+        [-36.0, -4.0],
+        [-107, -96, -31.0],
+    ]
+    instance = Instance([giants, halves], distortion, [907343593, 453671868])
+    found = solve(instance)
+    assert found is not None
+    assert tuple(found.choice) == brute_force(instance)
+
+
 @pytest.mark.parametrize("costs", [2, 3])
 def test_equals_highs_with_several_budgets(costs: int) -> None:
     """On 20 mid-sized tables with weights, MACs and bytes bounded, the optimum is HiGHS's."""
