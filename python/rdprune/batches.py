@@ -16,6 +16,9 @@ from rdprune.criteria import Criterion
 Forward = Callable[[nn.Module, Any], Any]
 """Runs a model on one batch (already on the model's device) and returns its output."""
 
+_REFUSALS = (
+    TypeError, KeyError, IndexError, AttributeError, AssertionError, ArithmeticError,
+)  # fmt: skip
 _LABELS = ("labels", "label")
 
 
@@ -252,7 +255,7 @@ class Runner:
         run = call if self.forward is None else self.forward
         try:
             return run(self.model, batch)
-        except (TypeError, KeyError, IndexError, AttributeError) as error:
+        except _REFUSALS as error:
             raise ValueError(
                 f"the model cannot run on batch {index}: {type(error).__name__}: {error}; if the "
                 "batch is not what it takes, give forward= a function (model, batch) -> output"

@@ -18,7 +18,7 @@ from rdprune.distortion import Reference
 from rdprune.magnitude import magnitude_order, order_mask, saved_weights, write_masked
 from rdprune.masking import expected_kept
 from rdprune.progress import progress_bar
-from rdprune.recovery import batchnorms, fits, repair_, unmasked_copy
+from rdprune.recovery import NotFiniteError, batchnorms, fits, repair_, unmasked_copy
 from rdprune.refining import refine
 from rdprune.trial import table_layers
 from rdprune_core import Allocation, RDTable, allocate, predictions
@@ -252,13 +252,17 @@ class _Network:
         repaired: tuple[float | None, float | None, float | None] = (None, None, None)
         parameters = list(self._model.parameters()) if self._dense is not None else []
         with _saved_statistics(self._model), saved_weights(parameters):
-            if repair_(
-                self._model,
-                self._data,
-                recovery=self._recovery,
-                forward=self._forward,
-                dense=self._dense,
-            ):
+            try:
+                fixed = repair_(
+                    self._model,
+                    self._data,
+                    recovery=self._recovery,
+                    forward=self._forward,
+                    dense=self._dense,
+                )
+            except NotFiniteError:
+                fixed = 0  # this allocation broke the network; the others' rows are not lost
+            if fixed:
                 repaired = self._run()
         return {
             "distortion": distortion,

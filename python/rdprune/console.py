@@ -164,7 +164,10 @@ def load_batches(spec: str, option: str = "--data") -> Sequence[Any]:
     data = call(option, spec)
     if isinstance(data, (Tensor, dict, str, bytes)) or not isinstance(data, Iterable):
         raise ValueError(f"{option} {spec} returned {type(data).__name__}, not batches")
-    return list(data)
+    try:
+        return list(data)
+    except Exception as error:  # of the user's own generator
+        raise ValueError(f"{option} {spec}: reading batches failed: {_said(error)}") from error
 
 
 def pairs(option: str, form: str, entries: Sequence[str] | None) -> dict[str, int | str] | None:
@@ -195,17 +198,24 @@ def amount(text: str) -> int | str:
 
 
 def check_folders(*paths: Path | str | None) -> None:
-    """Check, before the work and not after it, that there is a folder to write each file to.
+    """Check, before the work and not after it, that each file can be written.
 
     Raises
     ------
-    FileNotFoundError
-        If there is none; None and ``"-"`` need none.
+    OSError
+        If there is no such folder, it cannot be written to, or a folder has the file's name; None
+        and ``"-"`` need nothing.
     """
     for path in paths:
-        if path not in (None, "-") and not Path(str(path)).parent.is_dir():
-            folder = str(Path(str(path)).parent)
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
+        if path in (None, "-"):
+            continue
+        file = Path(str(path))
+        if not file.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file.parent))
+        if file.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
+        if not os.access(file.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file.parent))
 
 
 def emit(target: str | None, payload: Any, show: Callable[[Console], None]) -> None:

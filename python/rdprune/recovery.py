@@ -48,6 +48,10 @@ def spelled(recovery: str) -> str:
     return "+".join(read_recovery(recovery)) or "none"
 
 
+class NotFiniteError(ValueError):
+    """The network's activations overflow, so that there is nothing to repair it by."""
+
+
 @contextmanager
 def recovered(model: nn.Module, recovery: str) -> Iterator[None]:
     """Run a model with the BatchNorm that a repair will leave, without changing its buffers.
@@ -362,7 +366,9 @@ def _checked(
     ran = []
     for module, new in zip(modules, estimates, strict=True):
         if not all(buffer.isfinite().all() for buffer in new.values()):
-            raise ValueError(f"the statistics of {names[module]!r} on the batches are not finite")
+            raise NotFiniteError(
+                f"the statistics of {names[module]!r} on the batches are not finite"
+            )
         if new["num_batches_tracked"] > 0:
             ran.append((module, new))
     return ran

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rdprune.batches import Forward, Runner, preserved, read
 from rdprune.criteria import SampleErrors, parse
 from rdprune.distortion import Reference
-from rdprune.layers import Prunable, named_layers
+from rdprune.layers import Prunable, named_layers, signature
 from rdprune.magnitude import saved_weights, write_masked
 from rdprune.masking import expected_kept, layer_masks
 from rdprune.recovery import fits, recovered, refitted, repair_, spelled, unmasked_copy
@@ -134,8 +134,8 @@ def verify(
     CountMismatchError
         If a layer keeps another number of weights than the allocation says.
     ValueError
-        If the allocation is of another model, the model is stripped and `dense` is missing, or an
-        output is not finite.
+        If the allocation is of another model or of other weights, the model is stripped and
+        `dense` is missing, or an output is not finite.
     """
     layers = named_layers(model, allocation.names, "allocation")
     expected = expected_kept(layers, allocation)
@@ -143,18 +143,24 @@ def verify(
     kind = allocation.metadata.get("distortion", "mse") if distortion is None else distortion
     data = read(batches)
     whole = None if dense is None else _dense_layers(dense, allocation)
-    kept = _counted(layers, allocation, expected, whole)
     masked = any(layer.masked for layer in layers.values())
     source = dense
     if source is None:
         source = unmasked_copy(model) if masked or fits(state) else model
+    if masked or dense is not None:
+        kept = _counted(layers, expected, whole)
+    if dense is not None:
+        _check_measured(dense, allocation, "dense")
+    elif not masked and not _check_measured(model, allocation, "model"):
+        _check_not_stripped(layers, expected)
     trial = _Trial(
         model, source, layers, data, forward, kind, int(allocation.metadata.get("seed", 0))
     )
     references = {name: trial.reference(name) for name in {"none", state}}
     with ExitStack() as stack:
         if dense is None and not masked:
-            stack.enter_context(_pruned(layers, layer_masks(layers, allocation)))
+            kept = stack.enter_context(_pruned(layers, layer_masks(layers, allocation)))
+            _compare(kept, expected)
         true = trial.measure(references[state], state, refit=dense is None)
         before, after = true, None
         if state != "none":
@@ -225,22 +231,15 @@ class _Trial:
 
 def _counted(
     layers: Mapping[str, Prunable],
-    allocation: Allocation,
     expected: Mapping[str, int],
     dense: Mapping[str, Prunable] | None,
 ) -> dict[str, int]:
-    """Count the weights kept in each layer, and check them."""
-    if any(layer.masked for layer in layers.values()):
-        kept = _count_masks(layers)
-    elif dense is not None:
-        kept = _count_weights(layers, dense, expected)
-    else:
-        _check_not_stripped(layers, expected)
-        made = layer_masks(layers, allocation)
-        kept = {name: int(mask.count_nonzero()) for name, mask in made.items()}
-    for name, count in kept.items():
-        if count != expected[name]:
-            raise CountMismatchError(name, count, expected[name])
+    """Count the weights kept in each layer of a model that is pruned already, and check them."""
+    masked = any(layer.masked for layer in layers.values())
+    kept = (
+        _count_masks(layers) if masked or dense is None else _count_weights(layers, dense, expected)
+    )
+    _compare(kept, expected)
     return kept
 
 
@@ -301,10 +300,37 @@ def _check_not_stripped(layers: Mapping[str, Prunable], expected: Mapping[str, i
         )
 
 
+def _check_measured(source: nn.Module, allocation: Allocation, what: str) -> bool:
+    """Refuse a dense model with other weights than were measured; whether these are known."""
+    digest = allocation.metadata.get("model", {}).get("digest")
+    if digest is None:
+        return False
+    if digest != signature(source)["digest"]:
+        raise ValueError(
+            f"{what} does not have the weights that were measured for this allocation, or it is "
+            "pruned already: give dense= the dense model that was measured"
+        )
+    return True
+
+
 @contextmanager
-def _pruned(layers: Mapping[str, Prunable], masks: Mapping[str, Tensor]) -> Iterator[None]:
-    """Write the masks of an allocation into the weights for a while."""
+def _pruned(
+    layers: Mapping[str, Prunable], masks: Mapping[str, Tensor]
+) -> Iterator[dict[str, int]]:
+    """Write the masks of an allocation into the weights for a while; yield the weights kept.
+
+    Those are counted that are not zero, and dense zeros that a mask keeps.
+    """
     with saved_weights(layer.parameter for layer in layers.values()) as saved:
+        kept = {}
         for (name, layer), weight in zip(layers.items(), saved, strict=True):
             write_masked(layer.parameter, weight, masks[name])
-        yield
+            zeros = int((masks[name] & (weight == 0)).count_nonzero())
+            kept[name] = int(layer.parameter.count_nonzero()) + zeros
+        yield kept
+
+
+def _compare(kept: Mapping[str, int], expected: Mapping[str, int]) -> None:
+    for name, count in kept.items():
+        if count != expected[name]:
+            raise CountMismatchError(name, count, expected[name])

@@ -55,6 +55,17 @@ def empty():
 def number():
     return 3
 
+def breaks():
+    yield torch.zeros(3, 8)
+    raise KeyError("next")
+
+class Asserts(torch.nn.Linear):
+    def forward(self, x):
+        raise AssertionError("no")
+
+def asserts():
+    return Asserts(8, 4)
+
 def broken():
     return {}["weights"]
 
@@ -190,9 +201,11 @@ def test_other_weights_are_warned_of() -> None:
     succeed("measure", *USE, "--levels", "3", "--output", "mine.npz")
     succeed("allocate", "mine.npz", "--sparsity", "50%", "--output", "mine.json")
     out = ["--allocation", "mine.json", "--output", "pruned.safetensors"]
+    refused = invoke("verify", "--model", "mine:other", "--data", "mine:batches", *out[:2])
+    assert refused.exit_code == 2
+    assert "model does not have the weights that were measured" in refused.stderr
     for command in (
         ["apply", *out],
-        ["verify", "--data", "mine:batches", *out[:2]],
         ["compare", "--data", "mine:batches", "mine.npz", "--sparsity", "0.5"],
     ):
         found = invoke(*command, "--model", "mine:other")
@@ -367,6 +380,15 @@ BAD = {
     "misspelt": (["measure", *USE, "--model", "mine:modle", "--output", "t"], "close: model"),
     "no function": (["measure", *USE, "--model", "mine:constant", "--output", "t"], "no function"),
     "arguments": (["measure", *USE, "--model", "mine:needs", "--output", "t"], "needs() failed"),
+    "generator": (
+        ["measure", *USE, "--data", "mine:breaks", "--output", "t"],
+        "reading batches failed: KeyError",
+    ),
+    "assertion": (
+        ["measure", *USE, "--model", "mine:asserts", "--output", "t"],
+        "the model cannot run on batch 0: AssertionError: no",
+    ),
+    "a folder": (["measure", *USE, "--output", "."], "Is a directory"),
     "raises": (["measure", *USE, "--model", "mine:broken", "--output", "t"], "KeyError: 'weights'"),
     "no module object": (["measure", *USE, "--model", "mine:number", "--output", "t"], "int, not"),
     "tensor": (["measure", *USE, "--data", "mine:tensor", "--output", "t"], "Tensor, not batches"),

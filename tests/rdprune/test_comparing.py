@@ -15,7 +15,7 @@ from rdprune.layers import prunable
 from rdprune.magnitude import magnitude_mask
 from rdprune.masking import apply_, masks
 from rdprune.measuring import measure
-from rdprune.recovery import repair_
+from rdprune.recovery import NotFiniteError, repair_
 from rdprune.verifying import verify
 from rdprune_core import InfeasibleBudgetError, allocate, predictions
 
@@ -221,3 +221,16 @@ def test_sparsity_out_of_reach(network, batches):
     table = measure(network, batches, levels=[0.5], progress=False)
     with pytest.raises(InfeasibleBudgetError):
         compare(network, batches, table, sparsities=[0.9], progress=False)
+
+
+def test_a_method_that_breaks_the_network_keeps_the_others(network, batches, table, monkeypatch):
+    """Where statistics overflow there are no repaired figures, and all rows are there."""
+
+    def overflow(*_args, **_options):
+        raise NotFiniteError("the statistics of 'bn1' on the batches are not finite")
+
+    monkeypatch.setattr("rdprune.comparing.repair_", overflow)
+    rows = compare(network, batches, table, sparsities=(0.5,), methods=("uniform", "lamp"))
+    assert [row.method for row in rows] == ["uniform", "lamp"]
+    assert all(row.repaired_distortion is None for row in rows)
+    assert all(row.distortion > 0 for row in rows)

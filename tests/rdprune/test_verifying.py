@@ -265,7 +265,7 @@ def _no_layer(model, allocation):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_stripped, "model is pruned already, .*: give dense= the dense model"),
+        (_stripped, "pruned already: give dense= the dense model"),
         (_applied_dense, "dense carries a mask on layer 'conv1.weight'"),
         (_other_dense, "dense of another model: the model has no layer 'conv1.weight'"),
         (_partly_masked, "layer 'conv2.weight' carries no mask in module 'conv2', others do"),
@@ -312,3 +312,38 @@ def test_allocation_without_metadata(network, batches, allocation):
     )
     assert verify(network, batches, bare) == verify(network, batches, allocation)
     assert np.isfinite(verify(network, batches, bare).true)
+
+
+def test_a_model_stripped_otherwise_is_not_taken_for_the_dense_one(
+    network, batches, table, allocation_of
+):
+    """A network pruned less than the allocation says is neither dense nor the pruned one."""
+    less = allocation_of(table, dict.fromkeys(CHOICE, "0.3"))
+    more = allocation_of(table, dict.fromkeys(CHOICE, "0.55"))
+    strip_(apply_(network, less))
+    with pytest.raises(ValueError, match="model does not have the weights that were measured"):
+        verify(network, batches, more)
+
+
+def test_another_dense_model_is_refused(network, batches, allocation):
+    """Distortions of other weights are not compared with the prediction."""
+    other = copy.deepcopy(network)
+    other.linear.bias.data.add_(1)
+    with pytest.raises(ValueError, match="dense does not have the weights that were measured"):
+        verify(apply_(network, allocation), batches, allocation, dense=other)
+
+
+def test_what_runs_is_what_is_counted(network, batches, allocation, monkeypatch):
+    """If masks did not reach the weights that run, the count would tell."""
+    monkeypatch.setattr("rdprune.verifying.write_masked", lambda *_: None)
+    with pytest.raises(CountMismatchError, match=r"conv1\.weight"):
+        verify(network, batches, allocation)
+
+
+def test_dense_zeros_count_as_kept_where_a_mask_keeps_them(network, batches):
+    """A dense network that is sparse by nature is verified like any other."""
+    with torch.no_grad():
+        network.linear.weight[:, 2:] = 0
+    table = measure(network, batches, levels=[0.3, 0.5], progress=False)
+    allocation = allocate(table, sparsity=0.5)
+    assert verify(network, batches, allocation).kept_total == allocation.cost["params"]

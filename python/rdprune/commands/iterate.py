@@ -161,7 +161,7 @@ def _run(
 ) -> None:
     import rdprune
 
-    check_folders(folder, json)
+    check_folders(json)
     history = rdprune.iterate(
         load_model(model, device), batches, folder=folder,
         finetune=None if finetune is None else find_function("--finetune", finetune),

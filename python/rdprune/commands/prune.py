@@ -109,7 +109,6 @@ def verify(
     check_folders(json)
     chosen = Allocation.load(allocation)
     dense = load_model(model, device)
-    warn_of_other_weights(dense, chosen.metadata, f"--allocation {allocation}")
     batches = load_batches(data)
     measured = None if table is None else RDTable.load(table)
     if weights is None:

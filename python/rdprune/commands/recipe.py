@@ -79,7 +79,7 @@ def recipe(
         calibration=samples, recovery=recovery,
     )  # fmt: skip
     target = Path(chosen.name) if folder is None else folder
-    check_folders(target, json)
+    check_folders(json)
     history = run(
         chosen, data, target, weights=weights, method=method, objective=objective, repair=repair,
         levels=None if levels is None else parse_levels(levels), tested=tested, seed=seed,
