@@ -15,7 +15,7 @@ from rdprune.batches import Forward, Runner, preserved, read
 from rdprune.layers import Prunable, all_layers, is_masked, named_layers
 from rdprune.magnitude import saved_weights, write_masked
 from rdprune.refitting import Refitter, kept_weights
-from rdprune.sites import Site, check_parts, find_sites, inputs_of, saved_shifts
+from rdprune.sites import Site, check_kinds, check_parts, find_sites, inputs_of, saved_shifts
 
 PARTS = ("least-squares", "bias", "batchnorm")
 RECOVERIES = ("none", *PARTS)
@@ -115,6 +115,7 @@ class Writer:
         self._sites: dict[str, list[Site]] = {}
         self._dense_sites: dict[str, list[Site]] = {}
         if self._parts:
+            check_kinds(layers)
             self._sites = find_sites(layers, runner)
             check_parts(layers, self._sites, self._parts)
             self._dense_sites = find_sites(*dense) if dense else self._sites

@@ -115,6 +115,24 @@ def find_sites(layers: Mapping[str, Prunable], runner: Runner) -> dict[str, list
     return found
 
 
+def check_kinds(layers: Mapping[str, Prunable]) -> None:
+    """Check that every weight is that of linear and convolution modules, and of nothing else.
+
+    Raises
+    ------
+    ValueError
+        If a weight is also another module's, such as an embedding's or a recurrent one's.
+    """
+    for name, layer in layers.items():
+        for module, attribute, owner in layer.owners:
+            if not isinstance(module, LAYER_TYPES) or attribute != "weight":
+                raise ValueError(
+                    f"layer {name!r} is {attribute} of {owner!r}, a {type(module).__name__}: its "
+                    f"means and weights cannot be fitted; add it to ignore, or use recovery "
+                    f'"none" or "batchnorm"'
+                )
+
+
 def check_parts(
     layers: Mapping[str, Prunable], sites: Mapping[str, Sequence[Site]], parts: Sequence[str]
 ) -> None:
@@ -123,17 +141,10 @@ def check_parts(
     Raises
     ------
     ValueError
-        If a weight to be fitted is no plain layer's in one of its places, or a mean is to be
-        restored where there is neither a bias nor a BatchNorm behind the layer.
+        If modules of different kinds share a weight, or a mean is to be restored where there is
+        neither a bias nor a BatchNorm behind the layer.
     """
-    for name, layer in layers.items():
-        for module, attribute, owner in layer.owners:
-            if not isinstance(module, LAYER_TYPES) or attribute != "weight":
-                raise ValueError(
-                    f"layer {name!r} is also {owner}.{attribute} of a {type(module).__name__}: "
-                    f"its means and weights cannot be fitted; add it to ignore, or use recovery "
-                    f'"none" or "batchnorm"'
-                )
+    for name in layers:
         indices = [weight_index(site.module) for site in sites[name]]
         if any(not torch.equal(index, indices[0]) for index in indices):
             raise ValueError(f"layer {name!r} is shared by modules of different kinds")

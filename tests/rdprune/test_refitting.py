@@ -203,8 +203,14 @@ def test_failing_repair_changes_nothing(chain, data, fingerprint, interrupting, 
 
 def test_refuses_what_it_cannot_repair(tied, tokens):
     """An embedding's weight, no place for a mean, and a module that never runs are refused."""
-    with pytest.raises(ValueError, match=r"layer 'embedding.weight' is also .* of a Embedding"):
+    with pytest.raises(
+        ValueError, match=r"layer 'embedding.weight' is weight of 'embedding', a Em"
+    ):
         measure(tied, tokens, levels=2, recovery="bias", progress=False)
+    with pytest.raises(
+        ValueError, match=r"layer 'weight_ih_l0' is weight_ih_l0 of '', a LSTM: its"
+    ):
+        measure(nn.LSTM(4, 5), [torch.ones(2, 3, 4)], levels=2, recovery="bias", progress=False)
     plain = nn.Sequential(nn.Linear(3, 3, bias=False), nn.ReLU(), nn.Linear(3, 2))
     with pytest.raises(ValueError, match=r"layer '0.weight': module '0' has no bias and no Batch"):
         measure(plain, [torch.ones(2, 3)], levels=2, recovery="bias", progress=False)
@@ -213,7 +219,7 @@ def test_refuses_what_it_cannot_repair(tied, tokens):
         def forward(self, x):
             return super().forward(x, x, x)[0]
 
-    with pytest.raises(ValueError, match=r"layer 'out_proj.weight' never runs by its module's"):
+    with pytest.raises(ValueError, match=r"layer 'in_proj_weight' is in_proj_weight of ''"):
         measure(Attention(4, 2), [torch.ones(2, 3, 4)], levels=2, recovery="bias", progress=False)
 
 
