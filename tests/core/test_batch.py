@@ -99,8 +99,8 @@ def test_limits_hold_for_every_instance() -> None:
     """A memory limit stops the same searches at the same allocation and bound as in allocate."""
     table = medium_table()
     rows = noise(table, 20)
-    found = allocate_many(table, rows, budget="40%", memory_limit=1200)
-    assert_equal(found, table, rows, budget="40%", memory_limit=1200)
+    found = allocate_many(table, rows, budget="40%", memory_limit=400)
+    assert_equal(found, table, rows, budget="40%", memory_limit=400)
     assert 0 < found.optimal.sum() < 20
 
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from rdprune.bench.process import command
 from rdprune.bench.solver import Step
 from rdprune_core import RDTable, allocate, allocate_many, frontier, near_optimal
 
@@ -92,9 +93,11 @@ def interrupt(name: str, after: float) -> float:
     RuntimeError
         If the process does not end as it should.
     """
-    command = [sys.executable, "-m", "rdprune.bench.limits", name]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command("rdprune.bench.limits", name),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None
         process.stdout.readline()

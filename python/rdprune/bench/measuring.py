@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 import rdprune
+from rdprune.bench.process import command
 from rdprune.bench.show import clock
 from rdprune.bench.solver import Step
 from rdprune.demo import data as digits
@@ -163,8 +164,8 @@ def _true_distortion(model: nn.Module, batches: Batches, table: RDTable, sparsit
 
 def _ask(network: str, method: str, levels: int, path: Path) -> tuple[dict[str, Any], list[str]]:
     """Start a process that measures; return what it tells, and the table for each sparsity."""
-    command = [sys.executable, "-m", __name__, network, method, str(levels), str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    call = command("rdprune.bench.measuring", network, method, str(levels), str(path))
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"measuring {network} by {method}: {done.stderr.strip()[-500:]}")
     found: dict[str, Any] = json.loads(done.stdout)

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from rdprune.bench.contenders import CONTENDERS, PREPARATION
 from rdprune.bench.instances import MAIN_CURVE, Instance, find_shape, make_table
+from rdprune.bench.process import command
 from rdprune.bench.solver import MIDDLE, Step
 from rdprune_core import RDTable
 
@@ -49,8 +50,8 @@ def _ask(name: str, shape: str, limit: float) -> int | None:
     """Start a process for one call."""
     if not (STATUS.exists() and RESET.exists()):
         return None
-    command = [sys.executable, "-m", "rdprune.bench.memory", name, shape, str(limit)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    call = command("rdprune.bench.memory", name, shape, str(limit))
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
     return int(done.stdout) if done.returncode == 0 else None
 
 
