@@ -13,7 +13,8 @@ from pathlib import Path
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it into place when the block succeeds.
 
-    A reader sees the old file or the whole new one, never a part. When the block raises, the
+    A symbolic link stays, and the file that it leads to is written. What is no plain file, such as
+    ``/dev/stdout`` or a pipe, is written to when the block has succeeded. A reader sees the old file or the whole new one, never a part. When the block raises, the
     temporary file is removed and `path` is as before.
 
     Raises
@@ -22,6 +23,14 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         If the folder of `path` does not exist.
     """
     target = Path(path)
+    if target.exists() and not target.is_file():
+        with tempfile.TemporaryDirectory() as folder:
+            whole = Path(folder) / "whole"
+            whole.touch()
+            yield whole
+            target.write_bytes(whole.read_bytes())
+        return
+    target = target.resolve()
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
     os.close(handle)
     temporary = Path(name)

@@ -77,6 +77,7 @@ class Ranks:
         try:
             self._meet(JOINING)
             yield
+            self._leave()
         except BaseException as error:
             self._tell(error)
             raise
@@ -180,6 +181,14 @@ class Ranks:
                 self.waiting()
             time.sleep(_POLL)
             arrived = self._counted(meeting, 0)
+
+    def _leave(self) -> None:
+        """Go when all have finished, rank 0 last: the store may live in its process."""
+        self._meet()
+        left, start = self._counted("left", 1), time.monotonic()
+        while self.rank == 0 and left < self.size and time.monotonic() - start < PATIENCE:
+            time.sleep(_POLL)
+            left = self._counted("left", 0)
 
     def _counted(self, name: str, step: int) -> int:
         with self._noticed():
