@@ -14,6 +14,7 @@ from rdprune_core import __version__ as __version__
 if TYPE_CHECKING:
     from rdprune import baselines as baselines
     from rdprune.allocators import allocate_by as allocate_by
+    from rdprune.compared import features as features
     from rdprune.comparing import CompareRow as CompareRow
     from rdprune.comparing import compare as compare
     from rdprune.hooks import lightning_callback as lightning_callback
@@ -59,6 +60,7 @@ _HOMES = {
     "apply_": "masking",
     "bootstrap": "resampling",
     "compare": "comparing",
+    "features": "compared",
     "first_look": "looking",
     "gaussian": "noise",
     "iterate": "schedule",

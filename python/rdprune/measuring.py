@@ -15,6 +15,7 @@ from torch import nn
 
 from rdprune.adaptive import settle
 from rdprune.batches import Forward, Runner, preserved, read
+from rdprune.compared import features_of
 from rdprune.criteria import SampleErrors, parse
 from rdprune.distortion import Reference
 from rdprune.grid import check_layers, layer_macs, read_levels
@@ -88,9 +89,10 @@ def measure(
         callable that scores a layer; see `rdprune.scoring`.
     distortion : str or callable
         Error of a sample, and after a comma how the samples are reduced: ``"mse"``, ``"max"``
-        (the largest of the mean square errors), ``"cvar:0.1"`` (the worst tenth), ``"kl:2"``,
-        ``"cosine"``, ``"loss"``, ``"kl,max"``, or a callable ``errors(dense_output, output)``
-        that returns one a sample; see `rdprune.criteria.parse`.
+        (the largest of the mean square errors), ``"cvar:0.1"`` (the worst tenth), ``"nmse"``,
+        ``"kl:2"``, ``"cosine"``, ``"loss"``, ``"kl,max"``, ``"mse@attention_mask"``, or a
+        callable ``errors(dense_output, output)`` that returns one a sample; see
+        `rdprune.criteria.parse`.
     recovery : str
         State of the network that is measured: ``"none"``, as it is; ``"batchnorm"``, with
         BatchNorm on each batch's statistics; ``"bias"`` or ``"least-squares"``, the pruned layer
@@ -98,7 +100,8 @@ def measure(
     ignore, layers : str or iterable of str
         Layers to leave out, or the only ones to measure; see `prunable`.
     forward : callable, optional
-        ``forward(model, batch)`` replaces the call of the model and returns its output.
+        ``forward(model, batch)`` replaces the call of the model and returns its output, such as
+        `features`.
     responses : int
         Numbers kept of each option's output difference, for the joint objective; 0 for none.
     seed : int
@@ -161,7 +164,7 @@ def measure(
             distortion=distortion,
             projection=responses,
             seed=seed,
-            labels=runner.labels(kind),
+            beside=runner.beside(kind),
         )
         shelf = None
         if store is not None:
@@ -179,10 +182,14 @@ def measure(
             "shapes": {name: list(layer.parameter.shape) for name, layer in found.items()},
             "mask": choices.kind,
         }
+        if features_of(forward):
+            metadata["features"] = features_of(forward)
         if choices.kind == LABELLED:
             own = getattr(criterion, "__name__", type(criterion).__name__)
             metadata["criterion"] = criterion if isinstance(criterion, str) else f"callable {own}"
-        findings = Findings(found, choices.options, layer_macs(found, runner), metadata)
+        findings = Findings(
+            found, choices.options, layer_macs(found, runner), metadata, reference.offset
+        )
         targets = _targets(findings, budgets, objective)
         prefix = Prefix(runner, reference, found, memory=reuse_memory) if reuse else None
         if prefix is not None:

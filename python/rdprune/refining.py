@@ -20,6 +20,7 @@ from torch import nn
 
 from rdprune.baselines import global_magnitude, lamp
 from rdprune.batches import Forward, read
+from rdprune.compared import in_question
 from rdprune.criteria import SampleErrors
 from rdprune.layers import Prunable
 from rdprune.progress import progress_bar
@@ -93,7 +94,8 @@ def refine(
     floors, caps, forbidden, tied
         As for `rdprune_core.allocate`.
     forward : callable, optional
-        ``forward(model, batch)`` replaces the call of the model.
+        ``forward(model, batch)`` replaces the call of the model; by default the `features` that
+        were measured.
     on_round : callable, optional
         Called with what was found so far, after every round at the final budget.
     progress : bool
@@ -131,7 +133,7 @@ def refine(
             seed=int(table.metadata.get("seed", 0)),
             recovery=state,
             projection=projection,
-            forward=forward,
+            forward=in_question(table.metadata, forward),
         ) as network,
         progress_bar({STEP: total}, progress) as meter,
     ):

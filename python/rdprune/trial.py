@@ -147,7 +147,7 @@ def trial(
             distortion=distortion,
             projection=projection,
             seed=seed,
-            labels=runner.labels(parse(distortion)),
+            beside=runner.beside(parse(distortion)),
         )
         writer = None
         if fits(recovery):

@@ -14,6 +14,7 @@ from rdprune.progress import Meter
 from rdprune.trial import Trial
 from rdprune_core import Allocation, RDTable, allocate
 from rdprune_core.constraints import Constraints
+from rdprune_core.joint import joint_distortion
 
 DAMPING = (1.0, 4.0)  # prices on the squares of the changes, where the nearest neighbours fail
 STEP = "refining"  # what the progress bar calls a pass
@@ -192,7 +193,7 @@ class Search:
             tries.append(((self._limit.radius + 1) // 2, 0.0))
         tries += [(1, damping) for damping in DAMPING]
         seen: list[list[int]] = [point.choice.tolist()]
-        predicted = float(np.mean(point.error**2))
+        predicted = joint_distortion(self._table, point.error)
         for attempt, (radius, damping) in enumerate(tries):
             choice, value = self._solve(point, around, radius, damping, budget)
             if choice.tolist() in seen:
@@ -228,12 +229,13 @@ class Search:
             price = np.zeros((len(options[near]), count))
             price[:, layer] = np.sqrt(damping) * np.linalg.norm(changes[near], axis=1)
             responses.append(np.concatenate([changes[near], price], axis=1).astype(np.float32))
+        before = point.error if table.offset is None else table.offset + point.error
         part = RDTable.from_arrays(
             {
                 key: [values[i][row] for i, row in enumerate(rows)]
                 for key, values in table.costs.items()
             },
-            [np.mean((point.error + r[:, : -count or None]) ** 2, axis=1) for r in responses],
+            [np.mean((before + r[:, : -count or None]) ** 2, axis=1) for r in responses],
             names=table.names,
             options=[
                 [labels[k] for k in row] for labels, row in zip(table.options, rows, strict=True)
@@ -241,14 +243,14 @@ class Search:
             responses=responses,
             dense=table.dense,
         )
-        offset = np.concatenate([point.error, np.zeros(count)])
+        offset = np.concatenate([before, np.zeros(count)])
         solved = allocate(part, budget, objective="joint", offset=offset, tied=self._tied)
         choice = np.array([row[k] for row, k in zip(rows, solved.choice, strict=True)], np.int64)
         chosen = [
             changes[options.index(int(k))]
             for options, changes, k in zip(around.options, around.changes, choice, strict=True)
         ]
-        return choice, float(np.mean((point.error + np.sum(chosen, axis=0)) ** 2))
+        return choice, joint_distortion(table, point.error + np.sum(chosen, axis=0))
 
     def _window(self, choice: NDArray[np.int64], spacing: float) -> list[list[int]]:
         """Options near the present ones, `spacing` of a layer's weights apart, fewest kept first.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rdprune.batches import Forward, Runner, preserved, read
+from rdprune.compared import in_question
 from rdprune.criteria import SampleErrors, parse
 from rdprune.distortion import Reference
 from rdprune.layers import Prunable, named_layers, signature
@@ -113,7 +114,8 @@ def verify(
     allocation : Allocation
         What should be kept.
     forward : callable, optional
-        ``forward(model, batch)`` replaces the call of the model.
+        ``forward(model, batch)`` replaces the call of the model; by default the `features` that
+        were measured.
     dense : torch.nn.Module, optional
         The dense model to compare with; needed for a model after `strip_`, and for one that was
         trained or repaired since `apply_`.
@@ -141,6 +143,7 @@ def verify(
     expected = expected_kept(layers, allocation)
     state = spelled(allocation.metadata.get("recovery", "none") if recovery is None else recovery)
     kind = allocation.metadata.get("distortion", "mse") if distortion is None else distortion
+    forward = in_question(allocation.metadata, forward)
     data = read(batches)
     whole = None if dense is None else _dense_layers(dense, allocation)
     masked = any(layer.masked for layer in layers.values())
@@ -208,7 +211,7 @@ class _Trial:
             return Reference(
                 runner.outputs(),
                 distortion=self.distortion,
-                labels=runner.labels(parse(self.distortion)),
+                beside=runner.beside(parse(self.distortion)),
             )
 
     def measure(self, reference: Reference, state: str, *, refit: bool) -> float:

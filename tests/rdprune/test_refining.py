@@ -59,6 +59,30 @@ def test_finds_the_true_optimum_where_responses_add_up(branches, rows):
     assert alone.start > 2 * best
 
 
+@pytest.mark.parametrize("kind", ["mse", "nmse", "kl:2", "cosine", "loss", "mse@1"])
+def test_joint_predictions_of_every_distortion(kind):
+    """Where responses add up, the joint prediction is the truth, to second order, and refines."""
+    torch.manual_seed(7)
+    model = Branches(3)
+    rows = [(torch.randn(6, 4, 6), torch.rand(6, 4)) for _ in range(2)]
+    if kind == "loss":
+        rows = [(x, torch.randint(5, (6, 4))) for x, _ in rows]
+    with torch.no_grad():
+        for layer in model.layers:  # four weights of a row are small, and only those go
+            layer.weight.copy_(torch.randn(5, 6) * torch.tensor([1, 0.02, 0.02, 0.02, 0.02, 1]))
+    table = measure(
+        model, rows, levels=[0.2, 0.4, 0.6], distortion=kind, responses=5000, progress=False
+    )
+    for choice in ([1, 2, 3], [3, 3, 3], [2, 0, 1]):
+        allocation = Allocation.from_choice(table, choice, budget={"params": 90})
+        joint = predictions(table, allocation)[1]
+        assert verify(model, rows, allocation).true == pytest.approx(joint, rel=0.06)
+    found = refine(model, rows, table, allocation, rounds=1, progress=False)
+    true = verify(model, rows, found.allocation, distortion=kind).true
+    assert found.allocation.distortion == pytest.approx(true)
+    assert found.rounds[0].predicted == pytest.approx(true, rel=0.06)
+
+
 def _without_starts(model, rows, table, start):
     """Refine from one start alone, none of the table's own optima beside it."""
     with pytest.MonkeyPatch.context() as patch:

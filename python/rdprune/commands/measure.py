@@ -58,9 +58,16 @@ def measure(
     distortion: Annotated[
         str,
         typer.Option(
-            help="mse, max, cvar:0.1, kl, kl:2, cosine, loss, loss:next; kl,max and the like."
+            help="mse, nmse, max, cvar:0.1, kl, kl:2, cosine, loss, loss:next; kl,max and "
+            "mse@attention_mask (weights of the positions) and the like."
         ),
     ] = "mse",
+    features: Annotated[
+        str,
+        typer.Option(
+            metavar="MODULE", help="Compare what it gives, or takes: fc:input; not the output."
+        ),
+    ] = "",
     recovery: Annotated[
         str,
         typer.Option(
@@ -109,6 +116,7 @@ def measure(
             objective=objective,
             shapes=tuple(shape or ()),
             distortion=distortion,
+            forward=rdprune.features(features) if features else None,
             recovery=recovery,
             ignore=tuple(ignore or ()),
             responses=responses,
