@@ -119,14 +119,6 @@ class Reference:
         """The dense outputs."""
         return tuple(self._outputs)
 
-    def equals(self, outputs: Iterable[Tensor]) -> bool:
-        """Whether outputs on the same batches are the reference, bit for bit."""
-        return all(
-            output.shape == dense.shape
-            and torch.equal(output.view(torch.int32), dense.view(torch.int32))
-            for output, dense in zip(outputs, self._outputs, strict=True)
-        )
-
     def measure(self, outputs: Iterable[Tensor]) -> Measurement:
         """Compare other outputs on the same batches with the reference.
 
@@ -176,6 +168,15 @@ class Reference:
         if not length <= FARTHEST:  # may be NaN
             return _Slope(FARTHEST, np.zeros(sketch.size))
         return _Slope(length, sketch.scaled(total) / length if length else np.zeros(sketch.size))
+
+
+def same_outputs(outputs: Iterable[Tensor], expected: Iterable[Tensor]) -> bool:
+    """Whether outputs on the same batches are the same, bit for bit."""
+    return all(
+        output.shape == other.shape
+        and torch.equal(output.view(torch.int32), other.view(torch.int32))
+        for output, other in zip(outputs, expected, strict=True)
+    )
 
 
 class _Slope:

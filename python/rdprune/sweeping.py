@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from random import Random
+from typing import Protocol
 
 import torch
 
@@ -18,10 +19,17 @@ from rdprune.magnitude import saved_weights, write_masked
 from rdprune.options import Masks, Option, magnitude_masks
 from rdprune.prefix import FEWEST, DivergedError, Prefix
 from rdprune.progress import Meter, progress_bar
-from rdprune.recovery import Write, Writer
+from rdprune.recovery import Write
 from rdprune.store import Shelf, Store, run_signature
 from rdprune.tabling import Findings
 from rdprune_core import __version__
+
+
+class LayerWriter(Protocol):
+    """Prunes one layer at a time, such as `Writer`."""
+
+    def layer(self, name: str) -> AbstractContextManager[Write]:
+        """Yield what prunes a layer; at the end the layer is as before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +47,12 @@ class Sweep:
         Has, and gets, what was measured.
     masks : callable
         Makes the masks that are measured.
-    writer : Writer, optional
+    writer : LayerWriter, optional
         Prunes a layer and repairs it; by default it is masked.
     fewest : int
         Fewer options of a layer than this do not pay for recording and checking.
+    dense : bool
+        Whether the other layers are dense, so that a layer that keeps all changes nothing.
     """
 
     runner: Runner
@@ -50,8 +60,9 @@ class Sweep:
     prefix: Prefix | None = None
     shelf: Shelf | None = None
     masks: Masks = magnitude_masks
-    writer: Writer | None = None
+    writer: LayerWriter | None = None
     fewest: int = FEWEST
+    dense: bool = True
 
     def measure(self, findings: Findings, wanted: Wanted, progress: bool) -> None:
         """Measure options and add them to the findings; `progress` shows a bar."""
@@ -77,35 +88,46 @@ class Sweep:
         self, layer: Prunable, options: Sequence[Option], meter: Meter
     ) -> list[Measurement]:
         """Measure options of a layer, once for each mask."""
-        weight = layer.parameter
         meter.advance(layer.name, 0)
         done: dict[str, Measurement] = {}
         labels: dict[str, list[str]] = {}
         for option in options:
             labels.setdefault(option.key, []).append(option.label)
+        distinct = list({option.key: option for option in options}.values())
+        for option, measurement, found in self.options(layer, distinct):
+            done[option.key] = measurement
+            meter.advance(layer.name, len(labels[option.key]), found=found)
+        return [done[option.key] for option in options]
+
+    def options(
+        self, layer: Prunable, options: Sequence[Option]
+    ) -> Iterator[tuple[Option, Measurement, bool]]:
+        """Measure options of a layer of different keys, or find them on the shelf.
+
+        Yields
+        ------
+        tuple of Option, Measurement and bool
+            In any order; whether it was known.
+        """
         left = []
-        for key, option in {option.key: option for option in options}.items():
-            dense = option.kept == weight.numel()
+        for option in options:
+            dense = self.dense and option.kept == layer.parameter.numel()
             found = self.reference.unchanged() if dense else self._look_up(layer, option)
             if found is None:
                 left.append(option)
             else:
-                done[key] = found
-                meter.advance(layer.name, len(labels[key]), found=True)
+                yield option, found, True
         with self._writing(layer, left) as write:
             for option, measurement in self._measure(layer, write, left):
-                key = option.key
                 if not math.isfinite(measurement.distortion):
                     raise ValueError(
-                        f"layer {layer.name!r}, option {labels[key][0]!r}: the distortion is "
+                        f"layer {layer.name!r}, option {option.label!r}: the distortion is "
                         f"{measurement.distortion}, must be finite; leave out this level or the "
                         "layer"
                     )
-                done[key] = measurement
                 if self.shelf is not None:
-                    self.shelf.put(layer.name, key, measurement)
-                meter.advance(layer.name, len(labels[key]))
-        return [done[option.key] for option in options]
+                    self.shelf.put(layer.name, option.key, measurement)
+                yield option, measurement, False
 
     def _measure(
         self, layer: Prunable, write: Write, options: list[Option]

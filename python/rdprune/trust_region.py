@@ -58,13 +58,16 @@ class Refined:
         True distortion of the best starting point at the final budget.
     rounds : tuple of Round
     passes : int
-        Runs of the network over all batches in all.
+        Runs of the network over all batches in all, those that the store saved among them.
+    found : int
+        Measurements that the store had.
     """
 
     allocation: Allocation
     start: float
     rounds: tuple[Round, ...]
     passes: int
+    found: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +135,8 @@ class Search:
         for _ in range(self._limit.rounds):
             options = self._window(point.choice, spacing)
             needed = sum(len(row) - 1 for row in options)
-            allowed = self._limit.passes
             spent = self._network.passes
-            if needed == 0 or (allowed is not None and spent + needed + 1 > allowed):
+            if needed == 0 or self._too_many(needed + self._network.cost):
                 break
             self._network.prune(self._kept(point.choice))
             neighbours = self._measure(point, options)
@@ -152,6 +154,10 @@ class Search:
                 break
         return self._refined(point, start, budget)
 
+    def _too_many(self, passes: int) -> bool:
+        allowed = self._limit.passes
+        return allowed is not None and self._network.passes + passes > allowed
+
     def _visit(self, choice: NDArray[np.int64]) -> _Point:
         before = self._network.passes
         self._network.prune(self._kept(choice))
@@ -167,10 +173,12 @@ class Search:
             others = [option for option in row if option != point.choice[layer]]
             kept = [int(self._table.costs["params"][layer][option]) for option in others]
             measured = {int(point.choice[layer]): np.zeros_like(point.error)}
-            for option, found in zip(others, self._network.alternatives(name, kept), strict=True):
-                assert found.response is not None
-                measured[option] = found.response - point.error
+            found: dict[int, NDArray[np.float64]] = {}
+            for count, measurement in self._network.alternatives(name, kept):
+                assert measurement.response is not None
+                found[count] = measurement.response - point.error
                 self._meter.advance(STEP)
+            measured |= {k: found[count] for k, count in zip(others, kept, strict=True)}
             changes.append(np.stack([measured[option] for option in row]))
         return _Neighbours(options, changes)
 
@@ -198,6 +206,8 @@ class Search:
             choice, value = self._solve(point, around, radius, damping, budget)
             if choice.tolist() in seen:
                 continue
+            if attempt and self._too_many(self._network.cost):
+                break
             seen.append(choice.tolist())
             predicted = value
             found = self._visit(choice)
@@ -287,7 +297,8 @@ class Search:
 
     def _refined(self, point: _Point, start: float, budget: dict[str, int]) -> Refined:
         found = self._allocation(point, budget)
-        return Refined(found, start, tuple(self._rounds), self._network.passes)
+        rounds = tuple(self._rounds)
+        return Refined(found, start, rounds, self._network.passes, self._network.found)
 
 
 def _spaced(

@@ -190,3 +190,53 @@ def recovery(
     )
     rows = [report.finite(asdict(entry)) for entry in entries]
     emit(json, {"rows": rows}, lambda out: out.print(bench.show(entries)))
+
+
+@app.command(
+    epilog="\b\nExample:\n  rdprune bench search --network mnist --picture search.png\n"
+    "  rdprune bench search --network resnet20 --sparsity 0.9 --seeds 5"
+)
+def search(
+    network: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="mnist [default]; with RDPRUNE_DATA resnet20, resnet32, resnet56; repeatable."
+        ),
+    ] = None,
+    sparsity: Annotated[
+        list[float] | None, typer.Option(help="Fraction to remove; repeatable [0.8, 0.9].")
+    ] = None,
+    passes: Annotated[int, typer.Option(min=1, help="Runs over the calibration pictures.")] = 500,
+    seeds: Annotated[int, typer.Option(min=1, help="Of evolution.")] = 3,
+    images: Annotated[int, typer.Option(min=8, help="Calibration pictures.")] = 64,
+    test: Annotated[int, typer.Option(min=1, help="Test pictures.")] = 1000,
+    levels: Annotated[int, typer.Option(min=2, help="Sparsities of every layer.")] = 12,
+    state: Annotated[
+        str, typer.Option("--recovery", help="State of the network: none or batchnorm.")
+    ] = "batchnorm",
+    picture: Annotated[Path | None, typer.Option(help="Picture to write, .png.")] = None,
+    json: Annotated[
+        str | None,
+        typer.Option("--json", metavar="FILE", help="Write the result as JSON; '-' for stdout."),
+    ] = None,
+) -> None:
+    """Search by refining, by evolution and by SPDY with equal numbers of passes."""
+    from dataclasses import asdict
+
+    from rdprune.bench import search as bench
+
+    check_folders(picture, json)
+    curves = bench.run(
+        network or ["mnist"],
+        sparsities=sparsity or [0.8, 0.9],
+        images=images,
+        test=test,
+        levels=levels,
+        passes=passes,
+        seeds=seeds,
+        recovery=state,
+    )
+    if picture is not None:
+        bench.draw(picture, curves)
+    rows = [asdict(curve) for curve in curves]
+    emit(json, {"curves": rows}, lambda out: out.print(bench.show(curves)))
