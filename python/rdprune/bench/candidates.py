@@ -20,6 +20,16 @@ MIXED: Final = (0.25, 0.5, 0.75)
 LEAST: Final = 4  # weights of a layer
 UNIT: Final = 1 << 40
 SPREAD: Final = 0.6
+SPARSEST: Final = 1e-3
+
+
+def falling(count: int) -> list[float]:
+    """Return so many sparsities whose densities fall from 1 by one ratio to 0.001, and then to 0.
+
+    Even steps of a hundredth are too coarse where little is left: the ratio counts.
+    """
+    ratio = SPARSEST ** (1 / (count - 2))
+    return [*(1 - ratio**i for i in range(count - 1)), 1.0]
 
 
 def candidates(
@@ -37,7 +47,7 @@ def candidates(
         In all. The random ones lie between, or a little beyond, two of the methods', in the
         logarithms of the densities, with noise of up to `SPREAD` in those.
     """
-    total = int(round((1 - sparsity) * subject.size))
+    total = round((1 - sparsity) * subject.size)
     found: dict[str, Kept] = {
         name: method(subject.layers, total) for name, method in BASELINES.items()
     }

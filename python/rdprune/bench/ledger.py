@@ -50,9 +50,7 @@ class Ledger:
         ).fetchone()
         return None if found is None else dict(json.loads(found[0]))
 
-    def once(
-        self, key: Mapping[str, Any], make: Callable[[], Mapping[str, Any]]
-    ) -> dict[str, Any]:
+    def once(self, key: Mapping[str, Any], make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
         """Return the row of a key, made and kept if there is none."""
         found = self.find(key)
         if found is None:

@@ -13,7 +13,8 @@ from rich.table import Table
 
 import rdprune
 from rdprune import report
-from rdprune.bench.candidates import Kept, candidates
+from rdprune.bench.accuracy import FITTED
+from rdprune.bench.candidates import Kept, candidates, falling
 from rdprune.bench.ledger import Ledger
 from rdprune.bench.quantities import Probe, of_weights
 from rdprune.bench.subject import (
@@ -28,9 +29,8 @@ from rdprune.bench.subject import (
 from rdprune.layers import signature
 from rdprune_core import Allocation, RDTable, predictions
 
-FITTED: Final = "least-squares+bias+batchnorm"
 STATES: Final = {"none": "none", "batchnorm": "batchnorm", "fitted": FITTED}
-NETWORKS: Final = ("mnist", "resnet20", "resnet32", "resnet56")
+SPARSITIES: Final = (0.8, 0.9, 0.95)
 TARGETS: Final = {
     "one-shot": "top1 none",
     "batchnorm": "top1 batchnorm",
@@ -61,7 +61,7 @@ class Study:
     """
 
     networks: tuple[str, ...]
-    sparsities: tuple[float, ...] = (0.8, 0.9, 0.95)
+    sparsities: tuple[float, ...] = SPARSITIES
     count: int = 20
     images: int = 256
     test: int = 2000
@@ -126,7 +126,7 @@ class _Tools:
     def measure(self, kept: Kept) -> dict[str, float]:
         subject, study = self._subject, self._study
         row = of_weights(subject.layers, kept)
-        row.update(_predicted(self._tables, subject, kept))
+        row.update(_predicted(self._tables, kept))
         pruned = subject.pruned(kept)
         states = {name: subject.repaired(pruned, part) for name, part in STATES.items()}
         for name, model in states.items():
@@ -152,8 +152,7 @@ def _tables(
     subject: Subject, study: Study, folder: Path, say: Callable[[str], None]
 ) -> dict[str, RDTable]:
     """Measure the network in every state, from the run folder's store where that was done."""
-    ratio = (1e-3) ** (1 / (study.levels - 2))
-    levels = [*(1 - ratio**i for i in range(study.levels - 1)), 1.0]
+    levels = falling(study.levels)
     tables = {}
     for name, recovery in STATES.items():
         say(f"{subject.name}: table measured in the state {name}")
@@ -187,9 +186,7 @@ def _in_turn(plans: Mapping[float, Mapping[str, Kept]]) -> list[tuple[str, float
     ]
 
 
-def _predicted(
-    tables: Mapping[str, RDTable], subject: Subject, kept: Kept
-) -> dict[str, float]:
+def _predicted(tables: Mapping[str, RDTable], kept: Kept) -> dict[str, float]:
     """Return what the tables' nearest options add up to, additively and jointly."""
     found = {}
     for state, table in tables.items():
@@ -215,7 +212,7 @@ def correlations(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float
     dict of str to dict of str to float
         By quantity, then by target.
     """
-    from scipy.stats import spearmanr
+    from scipy.stats import spearmanr  # type: ignore[import-untyped]
 
     groups: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -235,6 +232,11 @@ def correlations(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float
                     each.append(-float(spearmanr(*values).statistic))
             found[name][target] = float(np.mean(each)) if each else float("nan")
     return found
+
+
+def shown(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """Return the named allocations' table and the quantities'."""
+    return [show_allocations(rows), show(rows)] if rows else []
 
 
 def show(rows: Sequence[Mapping[str, Any]], most: int = 100) -> Table:

@@ -1,4 +1,4 @@
-"""A network with its pictures, to be pruned, repaired, tested and fine-tuned, always the same way."""
+"""A network with its pictures: pruned, repaired, tested and fine-tuned, always the same way."""
 
 from __future__ import annotations
 
@@ -113,9 +113,9 @@ class Subject:
         generator = torch.Generator().manual_seed(seed)
         while True:
             order = torch.randperm(len(labels), generator=generator)
-            for rows in order.split(batch):
-                if len(rows) == batch:
-                    yield augmented(pictures[rows], self.mirrored, generator), labels[rows]
+            for start in range(0, len(labels) - batch + 1, batch):
+                rows = order[start : start + batch]
+                yield augmented(pictures[rows], self.mirrored, generator), labels[rows]
 
     def _order(self, name: str) -> Tensor:
         if name not in self._orders:
