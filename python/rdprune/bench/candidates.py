@@ -44,7 +44,8 @@ def candidates(
         By the state measured; of each the additive and the joint optimum stand in the list.
     sparsity : float
     count : int
-        In all. The random ones lie between, or a little beyond, two of the methods', in the
+        In all, less those that are the same as another. The random ones lie between, or a
+        little beyond, two of the methods', in the
         logarithms of the densities, with noise of up to `SPREAD` in those.
     """
     total = round((1 - sparsity) * subject.size)
@@ -63,13 +64,15 @@ def candidates(
         found[f"{share:g} of {first}, rest global"] = mixed
     methods = list(found)
     generator = np.random.default_rng(int(1000 * sparsity))
-    for number in range(max(count - len(found), 0)):
+    found = dict(list(found.items())[:count])
+    for number in range(count - len(found)):
         a, b = generator.choice(len(methods), 2, replace=False)
         share, spread = generator.uniform(-0.25, 1.25), generator.uniform(0, SPREAD)
         noise = spread * generator.standard_normal(len(subject.layers))
         one, other = found[methods[a]], found[methods[b]]
         found[f"random {number}"] = between(subject, one, other, share, total, noise)
-    return dict(list(found.items())[:count])
+    different = {tuple(kept.values()): name for name, kept in reversed(found.items())}
+    return {name: kept for name, kept in found.items() if name in different.values()}
 
 
 def between(

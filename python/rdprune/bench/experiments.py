@@ -61,6 +61,7 @@ def accuracy(
     json: Json = None,
 ) -> None:
     """Prune by every allocator: distortion and top-1 one-shot, repaired, and fine-tuned."""
+    from rdprune import report
     from rdprune.bench import accuracy as bench
     from rdprune.bench.subject import Protocol
 
@@ -78,7 +79,7 @@ def accuracy(
         protocol=Protocol(steps=steps, rate=rate),
     )
     rows = bench.collect(plan, folder, _say, part=_part(part), fresh=not show)
-    emit(json, {"rows": rows}, lambda out: out.print(*bench.show(plan, rows)))
+    emit(json, report.finite({"rows": rows}), lambda out: out.print(*bench.show(plan, rows)))
 
 
 def predictors(
@@ -96,6 +97,7 @@ def predictors(
     json: Json = None,
 ) -> None:
     """Find which measured quantity foretells top-1 after repair and after a short fine-tune."""
+    from rdprune import report
     from rdprune.bench import predictors as bench
     from rdprune.bench.subject import Protocol
 
@@ -110,7 +112,7 @@ def predictors(
     )
     rows = bench.collect(study, folder, _say, 0 if show else None)
     payload = {"rows": rows, "correlations": bench.correlations(rows)}
-    emit(json, payload, lambda out: out.print(*bench.shown(rows)))
+    emit(json, report.finite(payload), lambda out: out.print(*bench.shown(rows)))
 
 
 def _part(text: str) -> tuple[int, int]:
