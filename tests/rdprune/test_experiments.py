@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from rdprune.bench import accuracy, predictors
+from rdprune.bench import accuracy, accuracy_view, predictors
 from rdprune.bench.candidates import candidates, falling, filled
 from rdprune.bench.commands import app
 from rdprune.bench.ledger import FILE, Ledger
@@ -204,7 +204,9 @@ def test_accuracy_goes_on_where_it_stopped(tmp_path):
     assert dense["batchnorm, tuned"] == []
     assert lamp["kept"] == ours["kept"]
     assert len(ours["batchnorm, tuned"]) == 1
-    assert len(accuracy.show(plan, rows)) == 1
+    assert len(accuracy_view.show(plan, rows)) == 1
+    accuracy_view.draw(tmp_path / "densities.png", rows)
+    assert (tmp_path / "densities.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_unknown_methods_and_states_are_named(tmp_path):

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from rich.table import Table
 
 import rdprune
-from rdprune import report
 from rdprune.allocators import ALLOCATORS, Problem, counts
 from rdprune.bench.candidates import Kept, falling, filled
 from rdprune.bench.ledger import Ledger
@@ -171,6 +168,12 @@ class _Work:
         row: dict[str, Any] = {
             "network": self._subject.name, "sparsity": cell[0], "method": cell[1],
             "kept": sum(planned["kept"]), "passes": planned["passes"],
+            "densities": {
+                name: kept / layer.parameter.numel()
+                for (name, layer), kept in zip(
+                    self._subject.layers.items(), planned["kept"], strict=True
+                )
+            },
         }  # fmt: skip
         for state in self._plan.states:
             row[state] = self._outcome(cell, state)
@@ -269,74 +272,3 @@ class _Work:
             self._say(f"{self._subject.name}: {what}")
             found = self._ledger.once(key, make)
         return found
-
-
-FIGURES: Final = {"calibration": "calibration", "mse": "test", "kl": "KL", "top1": "top-1"}
-
-
-@dataclass(frozen=True, slots=True)
-class _Column:
-    """A column of figures; `sign` is -1 where more is better."""
-
-    title: str
-    value: Callable[[Mapping[str, Any]], float | None]
-    text: Callable[[Mapping[str, Any]], str]
-    sign: int
-
-
-def show(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> list[Table]:
-    """Return a table for each network and sparsity; the best of a column is in bold."""
-    groups: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["network"], row["sparsity"]), []).append(row)
-    columns = [
-        *(_figure(state, name) for state in plan.states for name in FIGURES),
-        *(_tuned(state) for state in plan.tuned if plan.seeds),
-    ]
-    return [_shown(columns, *group, members) for group, members in groups.items()]
-
-
-def _shown(
-    columns: Sequence[_Column], network: str, sparsity: float, rows: Sequence[Mapping[str, Any]]
-) -> Table:
-    grid = report.new_grid("method", "passes", *(column.title for column in columns))
-    pruned = [row for row in rows if row["method"] != DENSE]
-    best = []
-    for column in columns:
-        known = [value for row in pruned if (value := column.value(row)) is not None]
-        best.append(min(known, key=lambda v, sign=column.sign: sign * v, default=None))  # type: ignore[misc]
-    for row in rows:
-        passes = report.MISSING if row["passes"] is None else f"{row['passes']:,}"
-        cells = [
-            f"[bold]{column.text(row)}[/bold]"
-            if row in pruned and least is not None and column.value(row) == least
-            else column.text(row)
-            for column, least in zip(columns, best, strict=True)
-        ]
-        grid.add_row(row["method"], passes, *cells)
-    grid.title = f"{network}, sparsity {sparsity:g}"
-    return grid
-
-
-def _figure(state: str, name: str) -> _Column:
-    def value(row: Mapping[str, Any]) -> float | None:
-        return None if row[state] is None else float(row[state][name])
-
-    if name == "top1":
-        return _Column(f"{state}\ntop-1", value, lambda row: report.share(value(row)), -1)
-    return _Column(f"{state}\n{FIGURES[name]}", value, lambda row: report.number(value(row), 3), 1)
-
-
-def _tuned(state: str) -> _Column:
-    """Mean top-1 after the fine-tunes, and the standard deviation over them."""
-
-    def value(row: Mapping[str, Any]) -> float | None:
-        each = row[f"{state}, tuned"]
-        return statistics.fmean(each) if each else None
-
-    def text(row: Mapping[str, Any]) -> str:
-        each = row[f"{state}, tuned"]
-        spread = f" ± {100 * statistics.stdev(each):.1f}" if len(each) > 1 else ""
-        return report.share(value(row)) + spread
-
-    return _Column(f"{state}, tuned\ntop-1", value, text, -1)

@@ -58,14 +58,18 @@ def accuracy(
         str, typer.Option(metavar="I/N", help="For N processes on one folder: part I of the work.")
     ] = "1/1",
     show: Reading = False,
+    picture: Annotated[
+        Path | None, typer.Option(help="Picture to write, .png: who keeps which layers.")
+    ] = None,
     json: Json = None,
 ) -> None:
     """Prune by every allocator: distortion and top-1 one-shot, repaired, and fine-tuned."""
     from rdprune import report
     from rdprune.bench import accuracy as bench
+    from rdprune.bench import accuracy_view as view
     from rdprune.bench.subject import Protocol
 
-    check_folders(json)
+    check_folders(picture, json)
     plan = bench.Plan(
         networks=tuple(network or ["mnist"]),
         methods=tuple(method or bench.METHODS),
@@ -79,7 +83,9 @@ def accuracy(
         protocol=Protocol(steps=steps, rate=rate),
     )
     rows = bench.collect(plan, folder, _say, part=_part(part), fresh=not show)
-    emit(json, report.finite({"rows": rows}), lambda out: out.print(*bench.show(plan, rows)))
+    if picture is not None:
+        view.draw(picture, rows)
+    emit(json, report.finite({"rows": rows}), lambda out: out.print(*view.show(plan, rows)))
 
 
 def predictors(
