@@ -7,9 +7,18 @@ from typing import Annotated
 
 import typer
 
+from rdprune.bench import experiments
 from rdprune.console import check_folders, console, emit
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+app.command(
+    epilog="\b\nExample:\n  rdprune bench accuracy --folder run --network resnet20 --sparsity 0.9"
+)(experiments.accuracy)
+app.command(epilog="\b\nExample:\n  rdprune bench predictors --folder run --network mnist")(
+    experiments.predictors
+)
 
 
 @app.callback()
