@@ -60,7 +60,8 @@ public:
         value.assign(values, values + count);
         position.resize(count);
         std::iota(position.begin(), position.end(), std::uint32_t{0});
-        while (drop()) {}
+        while (drop()) {
+        }
     }
 
 private:

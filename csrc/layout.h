@@ -33,13 +33,13 @@ private:
                          std::size_t last) const;
 
     std::size_t dimensions_;
-    std::vector<Index> layerOffsets_;         // as the instance's offsets
-    std::vector<Index> classOf_;              // layers
-    std::vector<std::size_t> layers_;         // class after class
-    std::vector<std::size_t> classLayers_;    // classes + 1, into layers_
-    std::vector<std::size_t> offsets_{0};     // classes + 1, into rows
-    std::vector<Cost> costs_;                 // rows x dimensions, ascending in a class
-    std::vector<Index> options_;              // rows; index inside the layer
+    std::vector<Index> layerOffsets_;       // as the instance's offsets
+    std::vector<Index> classOf_;            // layers
+    std::vector<std::size_t> layers_;       // class after class
+    std::vector<std::size_t> classLayers_;  // classes + 1, into layers_
+    std::vector<std::size_t> offsets_{0};   // classes + 1, into rows
+    std::vector<Cost> costs_;               // rows x dimensions, ascending in a class
+    std::vector<Index> options_;            // rows; index inside the layer
 };
 
 }  // namespace rdprune
