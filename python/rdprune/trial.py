@@ -21,7 +21,7 @@ from rdprune.options import MASK, Option, magnitude_key
 from rdprune.prefix import Prefix
 from rdprune.recovery import Write, Writer, fits, recovered, unmasked_copy
 from rdprune.store import Store
-from rdprune.sweeping import Sweep, open_shelf
+from rdprune.sweeping import Sweep, open_shelf, sign
 from rdprune_core import RDTable
 
 WHOLE: Final = ""  # where the store keeps measurements of the network as it is
@@ -213,7 +213,8 @@ def trial(
         if store is not None:
             opened = stack.enter_context(Store(store))
             kind = parse(distortion).name
-            shelf = open_shelf(opened, runner, reference, distortion=kind, recovery=recovery)
+            signed = sign(runner, reference, distortion=kind, recovery=recovery)
+            shelf = open_shelf(opened, signed, reference)
         twin = unmasked_copy(model) if fits(recovery) else None
         prefix = Prefix(runner, reference, layers) if reuse else None
         if prefix is not None:
