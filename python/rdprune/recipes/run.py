@@ -23,7 +23,7 @@ from rdprune.schedule import iterate
 
 def run(
     recipe: Recipe,
-    data: str,
+    data: str | Source,
     folder: Path,
     *,
     weights: str | None = None,
@@ -42,8 +42,8 @@ def run(
     ----------
     recipe : Recipe
         The settings.
-    data : str
-        Folder of the pictures, or ``"fake"``; see `open_source`.
+    data : str or Source
+        Folder of the pictures, or ``"fake"``; see `open_source`; or what it returned.
     folder : pathlib.Path
         Run folder, as for `iterate`.
     weights : str, optional
@@ -66,7 +66,7 @@ def run(
     ValueError
         If data or weights do not fit.
     """
-    source = open_source(recipe, data)
+    source = open_source(recipe, data) if isinstance(data, str) else data
     model = network(recipe, source.pixels, weights).to(device)
     return iterate(
         model,
