@@ -10,19 +10,20 @@ from os import PathLike
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from rdprune.adaptive import settle
 from rdprune.batches import Forward, Runner, preserved, read
 from rdprune.criteria import SampleErrors, parse
 from rdprune.distortion import Reference
 from rdprune.grid import check_layers, layer_macs, read_levels
-from rdprune.layers import prunable, signature
+from rdprune.layers import Prunable, prunable, signature
 from rdprune.menu import LABELLED, menu
 from rdprune.prefix import FEWEST, FEWEST_SETTLING, MEMORY, Prefix
 from rdprune.recovery import Writer, recovered, spelled
-from rdprune.scoring import Score, scores
+from rdprune.scoring import Score, digest, scores
 from rdprune.store import Store
 from rdprune.sweeping import Sweep, open_shelf
 from rdprune.tabling import Findings
@@ -42,6 +43,7 @@ def measure(
     objective: str = "additive",
     shapes: Iterable[str] = (),
     criterion: str | Score = "magnitude",
+    within: Mapping[str, Tensor] | None = None,
     distortion: str | SampleErrors = "mse",
     recovery: str = "none",
     ignore: str | Iterable[str] = (),
@@ -86,6 +88,9 @@ def measure(
     criterion : str or callable
         What a mask keeps first: ``"magnitude"``, ``"wanda"``, ``"taylor"`` (needs labels) or a
         callable that scores a layer; see `rdprune.scoring`.
+    within : mapping of str to torch.Tensor, optional
+        Previous bool masks by parameter name: every option keeps some of what they keep, and
+        sparsities that keep more are left out.
     distortion : str or callable
         Error of a sample, and after a comma how the samples are reduced: ``"mse"``, ``"max"``
         (the largest of the mean square errors), ``"cvar:0.1"`` (the worst tenth), ``"kl:2"``,
@@ -153,7 +158,8 @@ def measure(
         weighed = scores(
             criterion, model, found, data, forward=forward, recovery=recovery, seed=seed
         )
-    choices = menu(found, chosen, shapes, weighed)
+    _check_within(within, found, _is_auto(levels))
+    choices = menu(found, chosen, shapes, weighed, within)
     with recovered(model, recovery), preserved(model), ExitStack() as stack:
         runner = Runner(model, data, forward, seed)
         reference = Reference(
@@ -182,6 +188,10 @@ def measure(
         if choices.kind == LABELLED:
             own = getattr(criterion, "__name__", type(criterion).__name__)
             metadata["criterion"] = criterion if isinstance(criterion, str) else f"callable {own}"
+            if weighed is not None:
+                metadata["scores"] = digest(weighed)
+            if within is not None:
+                metadata["within"] = digest({name: within[name] for name in found})
         findings = Findings(found, choices.options, layer_macs(found, runner), metadata)
         targets = _targets(findings, budgets, objective)
         prefix = Prefix(runner, reference, found, memory=reuse_memory) if reuse else None
@@ -241,6 +251,23 @@ def _check_auto(
         raise ValueError("keep_errors needs every level measured, not levels='auto'")
     if tuple(shapes):
         raise ValueError("shapes need every level measured, not levels='auto'")
+
+
+def _check_within(
+    within: Mapping[str, Tensor] | None, layers: Mapping[str, Prunable], auto: bool
+) -> None:
+    if within is None:
+        return
+    if auto:
+        raise ValueError("within needs every level measured, not levels='auto'")
+    for name, layer in layers.items():
+        mask = within.get(name)
+        if mask is None or mask.dtype != torch.bool or mask.shape != layer.parameter.shape:
+            what = "missing" if mask is None else f"{mask.dtype} of shape {tuple(mask.shape)}"
+            raise ValueError(
+                f"within: the mask of layer {name!r} is {what}, must be bool of shape "
+                f"{tuple(layer.parameter.shape)}"
+            )
 
 
 def _is_auto(levels: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Channels that masks leave empty, removed physically by Torch-Pruning (Fang et al. 2023, *DepGraph*)."""
+"""Channels that masks empty, removed by Torch-Pruning (Fang et al. 2023, *DepGraph*)."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def remove_channels(model: nn.Module, masks: Mapping[str, Tensor], batch: Any) -
     strip_(apply_(silenced, masks)).eval()
     inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
     graph = library.DependencyGraph().build_dependency(silenced, inputs)
-    channels = _Channels(library, graph, silenced, masks)
+    channels = _Channels(graph, silenced, masks)
     groups = list(channels.removable())
     with torch.no_grad():
         for group in groups:
@@ -142,9 +142,7 @@ def _library() -> Any:
 class _Channels:
     """Which channels of a network can go, by groups of Torch-Pruning with one channel each."""
 
-    def __init__(
-        self, library: Any, graph: Any, model: nn.Module, masks: Mapping[str, Tensor]
-    ) -> None:
+    def __init__(self, graph: Any, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
         self._graph = graph
         self._model = model
         self._makers = (*CONVOLUTION_TYPES, nn.Linear)
@@ -230,8 +228,7 @@ class _Channels:
         readers = [
             (dependency.target.module, set(places))
             for dependency, places in group
-            if isinstance(dependency.target.module, self._makers)
-            and not self._writes(dependency)
+            if isinstance(dependency.target.module, self._makers) and not self._writes(dependency)
         ]
         return bool(readers) and all(p <= self._unread.get(m, set()) for m, p in readers)
 

@@ -7,8 +7,10 @@ kill. Every run is a fork of this process, which imports torch once, and is then
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sys
+import time
 from typing import Any
 
 import torch
@@ -94,6 +96,31 @@ def forked(folder: str, place: str, left: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def shot(folder: str, seconds: float) -> int:
+    """Run in a fork that is killed from outside after a while; return its exit code."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            run(folder)
+            code = 0
+        finally:
+            os._exit(code)
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def shots(folder: str, whole: float) -> None:
+    """Start again and again, killed at random moments of a first run's time, until it is done."""
+    moments = random.Random(7)
+    killed = 0
+    for _ in range(8):
+        killed += shot(folder, moments.uniform(0.02, 0.6) * whole) == -signal.SIGKILL
+    assert killed >= 3, f"only {killed} runs were killed before they ended"
+    assert forked(folder, "nowhere", 1) == 0
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     rounds.save_weights = watched(rounds.save_weights, "weights")
@@ -101,6 +128,9 @@ if __name__ == "__main__":
     runfolder.RunFolder.finish = watched(runfolder.RunFolder.finish, "history")
     parent, *places = sys.argv[1:]
     run(f"{parent}/nowhere")  # here, so that the forks find all modules imported
+    begun = time.perf_counter()
+    run(f"{parent}/again")
+    shots(f"{parent}/random", time.perf_counter() - begun)
     for place, left in zip(places[::2], map(int, places[1::2]), strict=True):
         assert forked(f"{parent}/{place}", place, left) == -signal.SIGKILL, place
         assert forked(f"{parent}/{place}", "nowhere", 1) == 0, place

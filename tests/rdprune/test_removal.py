@@ -160,7 +160,9 @@ def test_a_real_residual_network():
     made = remove_channels(apply_(model, masks), masks, batch)
     assert set(made.removed) == {f"layer{i}.{k}.conv1" for i in (1, 2, 3) for k in range(3)}
     assert made.removed["layer3.0.conv1"] == 32
-    assert set(made.left) == {"conv1"} | {f"layer{i}.{k}.conv2" for i in (1, 2, 3) for k in range(3)}
+    assert set(made.left) == {"conv1"} | {
+        f"layer{i}.{k}.conv2" for i in (1, 2, 3) for k in range(3)
+    }
     assert made.parameters < 0.6 * made.dense_parameters
     assert made.difference < 1e-5
 

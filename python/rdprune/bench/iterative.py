@@ -17,7 +17,7 @@ from rdprune_core.files import atomic_write
 
 METHODS: Final = ("rdprune", "lamp", "global_magnitude")
 RATIO: Final = 0.8
-FINEST: Final = 0.01
+FINEST: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)

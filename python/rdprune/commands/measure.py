@@ -10,7 +10,16 @@ from typing import Annotated
 import typer
 
 from rdprune import report
-from rdprune.commands.options import DataSpec, Device, Json, ModelSpec, Sparsities, example
+from rdprune.commands.options import (
+    Criterion,
+    DataSpec,
+    Device,
+    Json,
+    ModelSpec,
+    Shapes,
+    Sparsities,
+    example,
+)
 from rdprune.console import amount, check_folders, emit, load_batches, load_model, pairs
 from rdprune.resampling import EXCESS_LIMIT, bootstrap
 from rdprune_core import InfeasibleBudgetError, RDTable
@@ -51,10 +60,8 @@ def measure(
     objective: Annotated[
         str, typer.Option(help="With auto: what is minimised at the budgets, additive or joint.")
     ] = "additive",
-    shape: Annotated[
-        list[str] | None,
-        typer.Option(help="Option more: 2:4, 4x2:0.5 (blocks), out:0.5, in:0.5; repeatable."),
-    ] = None,
+    shape: Shapes = None,
+    criterion: Criterion = "magnitude",
     distortion: Annotated[
         str,
         typer.Option(
@@ -108,6 +115,7 @@ def measure(
             budgets=parse_budgets(budget or [], sparsity or []),
             objective=objective,
             shapes=tuple(shape or ()),
+            criterion=criterion,
             distortion=distortion,
             recovery=recovery,
             ignore=tuple(ignore or ()),

@@ -115,7 +115,9 @@ def _cifar10(folder: Path) -> Source:
         )
     # torchvision checks the files' digests before it reads them.
     read = partial(library("torchvision.datasets").CIFAR10, folder)
-    train, test = (_Pixels(part.data, part.targets) for part in (read(train=True), read(train=False)))
+    train, test = (
+        _Pixels(part.data, part.targets) for part in (read(train=True), read(train=False))
+    )
     return Source(_Augmented(train), train, test, 32)
 
 

@@ -31,6 +31,8 @@ def run(
     objective: str = "additive",
     repair: str = "none",
     levels: Any = None,
+    shapes: Iterable[str] = (),
+    criterion: str = "magnitude",
     tested: int | None = None,
     seed: int = 0,
     device: str = "cpu",
@@ -49,7 +51,7 @@ def run(
     weights : str, optional
         Dense weights: a ``.safetensors`` file, or ``"pretrained"`` for those that torchvision or
         timm download. Without them the network starts from random ones.
-    method, objective, repair, levels, seed, progress : optional
+    method, objective, repair, levels, shapes, criterion, seed, progress : optional
         As for `iterate`.
     tested : int, optional
         Test pictures for the top-1; all of them by default.
@@ -80,6 +82,8 @@ def run(
         objective=objective,
         repair=repair,
         levels=levels,
+        shapes=shapes,
+        criterion=criterion,
         distortion=recipe.distortion,
         recovery=recipe.recovery,
         seed=seed,
