@@ -145,7 +145,7 @@ class _Channels:
     def __init__(self, graph: Any, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
         self._graph = graph
         self._model = model
-        self._makers = (*CONVOLUTION_TYPES, nn.Linear)
+        self._makers: tuple[type[nn.Module], ...] = (*CONVOLUTION_TYPES, nn.Linear)
         self.empty: dict[nn.Module, set[int]] = {}
         self._unread: dict[nn.Module, set[int]] = {}
         for name, layer in named_layers(model, masks, "masks").items():
@@ -183,7 +183,7 @@ class _Channels:
     def written(self, group: Any) -> Iterator[tuple[nn.Module, list[int]]]:
         """Yield the layers that write a group's channels, and where."""
         for dependency, places in group:
-            module = dependency.target.module
+            module: nn.Module = dependency.target.module
             if isinstance(module, self._makers) and self._writes(dependency):
                 yield module, list(places)
 

@@ -98,6 +98,7 @@ def run(
         return recipes.network(recipe, source.pixels, weights)
 
     folder.mkdir(parents=True, exist_ok=True)
+    _check_same(folder / "settings.json", {**settings, "tested": tested, "seed": seed})
     figures = folder / "top1.json"
     levels = geometric_levels(RATIO, FINEST)
     whole = _once(figures, "dense", lambda: judge(dense())["top1"])
@@ -136,6 +137,20 @@ def tracks(folder: Path, methods: Sequence[str], rounds: int) -> list[Track]:
         entries = [asdict(done) for done in history[:rounds]]
         found.append(Track(method, entries, known.get(f"{method} {rounds}")))
     return found
+
+
+def _check_same(path: Path, settings: Mapping[str, Any]) -> None:
+    """Write what a run depends on, or refuse a folder of a run with others; rounds may grow."""
+    ours = {name: value for name, value in settings.items() if name != "rounds"}
+    if not path.exists():
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(ours, indent=1) + "\n", encoding="utf-8")
+    for name, theirs in json.loads(path.read_text(encoding="utf-8")).items():
+        if ours.get(name) != theirs:
+            raise ValueError(
+                f"{path.parent} holds a run with {name} {theirs}, this one has {ours.get(name)}: "
+                "take another folder"
+            )
 
 
 def _figures(path: Path) -> dict[str, float]:

@@ -106,7 +106,7 @@ def open_source(recipe: Recipe, data: str) -> Source:
 def _cifar10(folder: Path) -> Source:
     archives = [folder / f"cifar10_jpeg_{part}.npz" for part in ("train", "test")]
     if all(path.is_file() for path in archives):
-        train, test = (_Archive(path) for path in archives)
+        train, test = _Archive(archives[0]), _Archive(archives[1])
         return Source(_Augmented(train), train, test, 32)
     if not (folder / "cifar-10-batches-py").is_dir():
         raise ValueError(
@@ -115,10 +115,10 @@ def _cifar10(folder: Path) -> Source:
         )
     # torchvision checks the files' digests before it reads them.
     read = partial(library("torchvision.datasets").CIFAR10, folder)
-    train, test = (
+    shown, held = (
         _Pixels(part.data, part.targets) for part in (read(train=True), read(train=False))
     )
-    return Source(_Augmented(train), train, test, 32)
+    return Source(_Augmented(shown), shown, held, 32)
 
 
 def _imagenet(folder: Path) -> Source:
