@@ -82,8 +82,11 @@ def run(folder: str, **options: Any) -> list[runfolder.Round]:
     )  # fmt: skip
 
 
-def forked(folder: str, place: str, left: int) -> int:
-    """Run in a fork that is killed at a place; return its exit code, negative for a signal."""
+def forked(folder: str, place: str, left: int, seconds: float = 0) -> int:
+    """Run in a fork that is killed at a place, or from outside after a while.
+
+    Returns its exit code, negative for a signal.
+    """
     child = os.fork()
     if child == 0:
         COUNT["place"], COUNT["left"] = place, left
@@ -93,21 +96,9 @@ def forked(folder: str, place: str, left: int) -> int:
             code = 0
         finally:
             os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def shot(folder: str, seconds: float) -> int:
-    """Run in a fork that is killed from outside after a while; return its exit code."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            run(folder)
-            code = 0
-        finally:
-            os._exit(code)
-    time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
+    if seconds:
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
@@ -116,7 +107,8 @@ def shots(folder: str, whole: float) -> None:
     moments = random.Random(7)
     killed = 0
     for _ in range(8):
-        killed += shot(folder, moments.uniform(0.02, 0.6) * whole) == -signal.SIGKILL
+        seconds = moments.uniform(0.02, 0.6) * whole
+        killed += forked(folder, "nowhere", 1, seconds) == -signal.SIGKILL
     assert killed >= 3, f"only {killed} runs were killed before they ended"
     assert forked(folder, "nowhere", 1) == 0
 

@@ -251,7 +251,7 @@ def test_distortions_of_shapes_are_measured_within_the_masks(network, batches, f
     """What a round predicts of one layer pruned alone is what its very mask does."""
     iterate(
         network, batches, folder=tmp_path, rounds=2, amount=0.3, finetune=finetune,
-        levels=[0.5], shapes=["2:4", "out:0.5"], progress=False,
+        levels=[0.5, 0.8], shapes=["2:4", "out:0.5"], progress=False,
     )  # fmt: skip
     load_model(network, tmp_path / "round-001" / "weights.safetensors")
     table = RDTable.load(tmp_path / "round-002" / "table.npz")

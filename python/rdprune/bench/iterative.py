@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 
 from rdprune import report
+from rdprune.commands.options import Json
 from rdprune.console import check_folders, emit
 from rdprune_core.files import atomic_write
 
@@ -208,10 +209,7 @@ def iterative(
     recovery: Annotated[str, typer.Option(help="State measured.")] = "batchnorm",
     tested: Annotated[int, typer.Option(min=1, help="Test pictures of a round's figures.")] = 2000,
     seed: Annotated[int, typer.Option(help="Of measuring and fine-tuning.")] = 0,
-    json: Annotated[
-        str | None,
-        typer.Option("--json", metavar="FILE", help="Write the result as JSON; '-' for stdout."),
-    ] = None,
+    json: Json = None,
 ) -> None:
     """Prune a recipe's network in rounds by several methods, with the same fine-tune for all."""
     from dataclasses import asdict

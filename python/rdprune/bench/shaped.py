@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from rdprune import report
+from rdprune.commands.options import Json
 from rdprune.console import check_folders, emit
 
 PATTERN: Final = "2:4"
@@ -164,10 +165,7 @@ def shapes(
     test: Annotated[int, typer.Option(min=1, help="Test pictures.")] = 1000,
     levels: Annotated[int, typer.Option(min=2, help="Sparsities of every layer.")] = 21,
     recovery: Annotated[str, typer.Option(help="State measured, and repair.")] = "batchnorm",
-    json: Annotated[
-        str | None,
-        typer.Option("--json", metavar="FILE", help="Write the result as JSON; '-' for stdout."),
-    ] = None,
+    json: Json = None,
 ) -> None:
     """Compare 2:4 everywhere with a table of 2:4 and single weights, in bytes and distortion."""
     from dataclasses import asdict
