@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from operator import index
 from os import PathLike
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from rdprune.adaptive import settle
 from rdprune.batches import Forward, Runner, preserved, read
@@ -16,12 +17,12 @@ from rdprune.compared import features_of
 from rdprune.criteria import SampleErrors, parse
 from rdprune.distortion import Reference
 from rdprune.grid import check_layers, layer_macs, read_levels
-from rdprune.layers import prunable, signature
+from rdprune.layers import Prunable, prunable, signature
 from rdprune.menu import LABELLED, menu
 from rdprune.prefix import FEWEST, FEWEST_SETTLING, MEMORY, Prefix
 from rdprune.ranks import found_ranks
 from rdprune.recovery import Writer, recovered, spelled
-from rdprune.scoring import Score, scores
+from rdprune.scoring import Score, digest, scores
 from rdprune.store import Store, go_on
 from rdprune.sweeping import Sweep, open_shelf, sign
 from rdprune.tabling import Findings
@@ -39,6 +40,7 @@ def measure(
     objective: str = "additive",
     shapes: Iterable[str] = (),
     criterion: str | Score = "magnitude",
+    within: Mapping[str, Tensor] | None = None,
     distortion: str | SampleErrors = "mse",
     recovery: str = "none",
     ignore: str | Iterable[str] = (),
@@ -84,6 +86,9 @@ def measure(
     criterion : str or callable
         What a mask keeps first: ``"magnitude"``, ``"wanda"``, ``"taylor"`` (needs labels) or a
         callable that scores a layer; see `rdprune.scoring`.
+    within : mapping of str to torch.Tensor, optional
+        Previous bool masks by parameter name: every option keeps some of what they keep, and
+        sparsities that keep more are left out.
     distortion : str or callable
         Error of a sample, and after a comma how the samples are reduced: ``"mse"``, ``"max"``
         (the largest of the mean square errors), ``"cvar:0.1"`` (the worst tenth), ``"nmse"``,
@@ -158,7 +163,8 @@ def measure(
         weighed = scores(
             criterion, model, found, data, forward=forward, recovery=recovery, seed=seed
         )
-    choices = menu(found, chosen, shapes, weighed)
+    _check_within(within, found, is_auto(levels))
+    choices = menu(found, chosen, shapes, weighed, within)
     ranks = found_ranks(go_on(store)) if distributed else None
     with recovered(model, recovery), preserved(model), ExitStack() as stack:
         if ranks is not None:
@@ -180,6 +186,10 @@ def measure(
             findings.metadata["criterion"] = (
                 criterion if isinstance(criterion, str) else f"callable {own}"
             )
+            if weighed is not None:
+                findings.metadata["scores"] = digest(weighed)
+            if within is not None:
+                findings.metadata["within"] = digest({name: within[name] for name in found})
         if features_of(forward):
             findings.metadata["features"] = features_of(forward)
         solvers = choosers(findings, budgets, objective)
@@ -230,6 +240,23 @@ def _metadata(
         "shapes": {name: list(layer.parameter.shape) for name, layer in findings.layers.items()},
         "mask": mask,
     }
+
+
+def _check_within(
+    within: Mapping[str, Tensor] | None, layers: Mapping[str, Prunable], auto: bool
+) -> None:
+    if within is None:
+        return
+    if auto:
+        raise ValueError("within needs every level measured, not levels='auto'")
+    for name, layer in layers.items():
+        mask = within.get(name)
+        if mask is None or mask.dtype != torch.bool or mask.shape != layer.parameter.shape:
+            what = "missing" if mask is None else f"{mask.dtype} of shape {tuple(mask.shape)}"
+            raise ValueError(
+                f"within: the mask of layer {name!r} is {what}, must be bool of shape "
+                f"{tuple(layer.parameter.shape)}"
+            )
 
 
 def _check_options(responses: int, seed: int) -> None:

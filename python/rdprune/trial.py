@@ -38,6 +38,17 @@ def table_layers(model: nn.Module, table: RDTable) -> dict[str, Prunable]:
     kind = table.metadata.get("mask", MASK)
     if kind != MASK:
         raise ValueError(f"table has masks of kind {kind!r}, must be {MASK!r}")
+    return same_layers(model, table)
+
+
+def same_layers(model: nn.Module, table: RDTable) -> dict[str, Prunable]:
+    """Look up the layers of a table with masks of any kind in a dense model.
+
+    Raises
+    ------
+    ValueError
+        If the table is of another model, or a layer is masked.
+    """
     layers = named_layers(model, table.names, "table")
     shapes = table.metadata.get("shapes", {})
     for name, layer in layers.items():

@@ -11,7 +11,16 @@ import typer
 
 from rdprune import report
 from rdprune.commands.launching import launched, who
-from rdprune.commands.options import DataSpec, Device, Json, ModelSpec, Sparsities, example
+from rdprune.commands.options import (
+    Criterion,
+    DataSpec,
+    Device,
+    Json,
+    ModelSpec,
+    Shapes,
+    Sparsities,
+    example,
+)
 from rdprune.console import amount, check_folders, emit, load_batches, load_model, pairs
 from rdprune.resampling import EXCESS_LIMIT, bootstrap
 from rdprune_core import InfeasibleBudgetError, RDTable
@@ -52,10 +61,8 @@ def measure(
     objective: Annotated[
         str, typer.Option(help="With auto: what is minimised at the budgets, additive or joint.")
     ] = "additive",
-    shape: Annotated[
-        list[str] | None,
-        typer.Option(help="Option more: 2:4, 4x2:0.5 (blocks), out:0.5, in:0.5; repeatable."),
-    ] = None,
+    shape: Shapes = None,
+    criterion: Criterion = "magnitude",
     distortion: Annotated[
         str,
         typer.Option(
@@ -114,6 +121,7 @@ def measure(
         "budgets": parse_budgets(budget or [], sparsity or []),
         "objective": objective,
         "shapes": tuple(shape or ()),
+        "criterion": criterion,
         "distortion": distortion,
         "forward": rdprune.features(features) if features else None,
         "recovery": recovery,
