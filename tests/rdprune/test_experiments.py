@@ -15,8 +15,9 @@ from rdprune.bench.candidates import candidates, falling, filled
 from rdprune.bench.commands import app
 from rdprune.bench.ledger import FILE, Ledger
 from rdprune.bench.quantities import Probe, of_weights, outputs
-from rdprune.bench.subject import Protocol, augmented, figures, open_subject
+from rdprune.bench.subject import Protocol, figures, open_subject
 from rdprune.layers import prunable
+from rdprune.recipes.datasets import augment
 
 SMALL = Protocol(steps=1, batch=4)
 
@@ -73,27 +74,13 @@ def test_falling_levels_have_one_ratio():
     assert density[1:-1] / density[:-2] == pytest.approx(np.full(7, 1e-3 ** (1 / 7)))
 
 
-def test_pictures_are_moved_and_mirrored():
-    """Every augmented picture is a window of its padded self, mirrored or not; both occur."""
-    pictures = torch.arange(40 * 2 * 5 * 5, dtype=torch.float32).reshape(40, 2, 5, 5)
-    found = augmented(pictures, True, torch.Generator().manual_seed(0))
-    padded = nn.functional.pad(pictures, (4,) * 4)
-    kinds = set()
-    for before, after in zip(padded, found, strict=True):
-        windows = {
-            (y, x, flip): window.flip(-1) if flip else window
-            for y in range(9)
-            for x in range(9)
-            for window in [before[:, y : y + 5, x : x + 5]]
-            for flip in (False, True)
-        }
-        same = [at for at, window in windows.items() if torch.equal(window, after)]
-        assert same
-        kinds.add(same[0])
-    assert {flip for _, _, flip in kinds} == {False, True}
-    assert len(kinds) > 10
-    straight = augmented(pictures, False, torch.Generator().manual_seed(0))
-    assert not torch.equal(straight, found)
+def test_digits_are_never_mirrored():
+    """Where a mirrored picture is another class, pictures are moved only."""
+    ramp = torch.arange(1.0, 29).expand(50, 1, 28, 28)
+    moved = augment(ramp, mirrored=False, generator=torch.Generator().manual_seed(0))
+    steps = moved[:, 0, 14, 5:23].diff()
+    assert (steps == 1).all()
+    assert len(set(moved[:, 0, 14, 14].tolist())) == 9
 
 
 def test_pruned_and_tuned_copies_keep_their_zeros(subject, half):

@@ -17,9 +17,9 @@ from rdprune.demo.data import Batches
 from rdprune.keeping import MaskKeeper
 from rdprune.layers import Prunable, prunable
 from rdprune.magnitude import magnitude_order, order_mask, write_masked
+from rdprune.recipes.datasets import augment
 from rdprune.recovery import repair_
 
-PADDING: Final = 4
 TRAINING: Final = 50_000
 
 
@@ -115,7 +115,8 @@ class Subject:
             order = torch.randperm(len(labels), generator=generator)
             for start in range(0, len(labels) - batch + 1, batch):
                 rows = order[start : start + batch]
-                yield augmented(pictures[rows], self.mirrored, generator), labels[rows]
+                moved = augment(pictures[rows], mirrored=self.mirrored, generator=generator)
+                yield moved, labels[rows]
 
     def _order(self, name: str) -> Tensor:
         if name not in self._orders:
@@ -144,20 +145,6 @@ def open_subject(network: str, images: int, test: int) -> Subject:
     """
     model, calibration, heldout = load(network, images, test)
     return Subject(network, model, calibration, heldout, prunable(model), network != "mnist")
-
-
-def augmented(pictures: Tensor, mirrored: bool, generator: torch.Generator) -> Tensor:
-    """Return pictures, shape (n, c, h, w), each cut from a padded copy, half of them mirrored."""
-    count, _, height, width = pictures.shape
-    padded = functional.pad(pictures, (PADDING,) * 4)
-    down, right = torch.randint(2 * PADDING + 1, (2, count, 1), generator=generator)
-    rows, columns = down + torch.arange(height), right + torch.arange(width)
-    if mirrored:
-        flipped = torch.randint(2, (count, 1), generator=generator).bool()
-        columns = torch.where(flipped, columns.flip(1), columns)
-    at = torch.arange(count)[:, None, None]
-    moved = padded.permute(0, 2, 3, 1)[at, rows[:, :, None], columns[:, None, :]]
-    return moved.permute(0, 3, 1, 2)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from rdprune.recipes.recipe import Recipe
 
 Pictures = Dataset[tuple[Tensor, int]]
 EVALUATION_BATCH = 256
+PADDING = 4
 FAKE = 64
 
 
@@ -144,23 +145,30 @@ def normalised(picture: Any) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(((values - MEAN) / STD).transpose(2, 0, 1)))
 
 
-def augment(pictures: Tensor) -> Tensor:
-    """Return each picture moved by up to four pixels, and mirrored or not, by torch's generator.
+def augment(
+    pictures: Tensor, *, mirrored: bool = True, generator: torch.Generator | None = None
+) -> Tensor:
+    """Return each picture moved by up to four pixels, and mirrored or not.
 
     Parameters
     ----------
     pictures : torch.Tensor
-        float32 of shape (n, 3, h, w), normalised.
+        float32 of shape (n, c, h, w), normalised.
+    mirrored : bool
+        Whether half of them are mirrored.
+    generator : torch.Generator, optional
+        Torch's own by default.
     """
     count, _, height, width = pictures.shape
-    down, right, mirrored = (torch.randint(n, (count, 1)) for n in (9, 9, 2))
-    rows = down + torch.arange(height)
-    columns = right + torch.arange(width)
-    columns = torch.where(mirrored == 1, columns.flip(1), columns)
-    padded = functional.pad(pictures, (4,) * 4).permute(0, 2, 3, 1)
+    down, right = torch.randint(2 * PADDING + 1, (2, count, 1), generator=generator)
+    rows, columns = down + torch.arange(height), right + torch.arange(width)
+    if mirrored:
+        flipped = torch.randint(2, (count, 1), generator=generator).bool()
+        columns = torch.where(flipped, columns.flip(1), columns)
+    padded = functional.pad(pictures, (PADDING,) * 4).permute(0, 2, 3, 1)
     each = torch.arange(count)[:, None, None]
     moved = padded[each, rows[:, :, None], columns[:, None, :]]
-    return moved.permute(0, 3, 1, 2).contiguous()
+    return moved.permute(0, 3, 1, 2)
 
 
 class _Pixels(Dataset[tuple[Tensor, int]]):
@@ -233,7 +241,7 @@ class _Augmented(Dataset[tuple[Tensor, int]]):
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         pictures, labels = self._source.__getitems__(indices)
-        return augment(pictures), labels
+        return augment(pictures).contiguous(), labels
 
 
 class _Fake(Dataset[tuple[Tensor, int]]):
