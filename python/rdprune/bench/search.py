@@ -128,12 +128,12 @@ def run(
                 spent = LOOK if method == METHODS[1] else 1 + len(table.names) * (levels - 1)
                 curve = Curve(name, method, sparsity, 0)
                 kept = _refine(curve, model, calibration, table, spent, passes)
-                curve.heldout = _true(model, heldout, kept, recovery)
+                curve.heldout = distortion_of(model, heldout, kept, recovery)
                 curves.append(curve)
             for method, seed in [*((METHODS[2], seed) for seed in range(seeds)), (METHODS[3], 0)]:
                 curve = Curve(name, method, sparsity, seed)
                 kept = _search(curve, model, calibration, passes, recovery)
-                curve.heldout = _true(model, heldout, kept, recovery)
+                curve.heldout = distortion_of(model, heldout, kept, recovery)
                 curves.append(curve)
     return curves
 
@@ -224,7 +224,8 @@ def _network(
         yield network
 
 
-def _true(model: nn.Module, data: Any, kept: Mapping[str, int], recovery: str) -> float:
+def distortion_of(model: nn.Module, data: Any, kept: Mapping[str, int], recovery: str) -> float:
+    """Return the true distortion on some batches of a network that keeps so many weights."""
     with ExitStack() as stack:
         network = stack.enter_context(_network(model, prunable(model), data, recovery))
         network.prune(kept)
