@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from operator import index
 from os import PathLike
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from rdprune.adaptive import settle
 from rdprune.batches import Forward, Runner, preserved, read
+from rdprune.compared import features_of
 from rdprune.criteria import SampleErrors, parse
 from rdprune.distortion import Reference
 from rdprune.grid import check_layers, layer_macs, read_levels
-from rdprune.layers import prunable, signature
+from rdprune.layers import Prunable, prunable, signature
 from rdprune.menu import LABELLED, menu
 from rdprune.prefix import FEWEST, FEWEST_SETTLING, MEMORY, Prefix
 from rdprune.ranks import found_ranks
 from rdprune.recovery import Writer, recovered, spelled
-from rdprune.scoring import Score, scores
+from rdprune.scoring import Score, digest, scores
 from rdprune.store import Store, go_on
 from rdprune.sweeping import Sweep, open_shelf, sign
 from rdprune.tabling import Findings
@@ -38,6 +40,7 @@ def measure(
     objective: str = "additive",
     shapes: Iterable[str] = (),
     criterion: str | Score = "magnitude",
+    within: Mapping[str, Tensor] | None = None,
     distortion: str | SampleErrors = "mse",
     recovery: str = "none",
     ignore: str | Iterable[str] = (),
@@ -83,11 +86,15 @@ def measure(
     criterion : str or callable
         What a mask keeps first: ``"magnitude"``, ``"wanda"``, ``"taylor"`` (needs labels) or a
         callable that scores a layer; see `rdprune.scoring`.
+    within : mapping of str to torch.Tensor, optional
+        Previous bool masks by parameter name: every option keeps some of what they keep, and
+        sparsities that keep more are left out.
     distortion : str or callable
         Error of a sample, and after a comma how the samples are reduced: ``"mse"``, ``"max"``
-        (the largest of the mean square errors), ``"cvar:0.1"`` (the worst tenth), ``"kl:2"``,
-        ``"cosine"``, ``"loss"``, ``"kl,max"``, or a callable ``errors(dense_output, output)``
-        that returns one a sample; see `rdprune.criteria.parse`.
+        (the largest of the mean square errors), ``"cvar:0.1"`` (the worst tenth), ``"nmse"``,
+        ``"kl:2"``, ``"cosine"``, ``"loss"``, ``"kl,max"``, ``"mse@attention_mask"``, or a
+        callable ``errors(dense_output, output)`` that returns one a sample; see
+        `rdprune.criteria.parse`.
     recovery : str
         State of the network that is measured: ``"none"``, as it is; ``"batchnorm"``, with
         BatchNorm on each batch's statistics; ``"bias"`` or ``"least-squares"``, the pruned layer
@@ -95,7 +102,8 @@ def measure(
     ignore, layers : str or iterable of str
         Layers to leave out, or the only ones to measure; see `prunable`.
     forward : callable, optional
-        ``forward(model, batch)`` replaces the call of the model and returns its output.
+        ``forward(model, batch)`` replaces the call of the model and returns its output, such as
+        `features`.
     responses : int
         Numbers kept of each option's output difference, for the joint objective; 0 for none.
     seed : int
@@ -155,7 +163,8 @@ def measure(
         weighed = scores(
             criterion, model, found, data, forward=forward, recovery=recovery, seed=seed
         )
-    choices = menu(found, chosen, shapes, weighed)
+    _check_within(within, found, is_auto(levels))
+    choices = menu(found, chosen, shapes, weighed, within)
     ranks = found_ranks(go_on(store)) if distributed else None
     with recovered(model, recovery), preserved(model), ExitStack() as stack:
         if ranks is not None:
@@ -166,9 +175,9 @@ def measure(
             distortion=distortion,
             projection=responses,
             seed=seed,
-            labels=runner.labels(kind),
+            beside=runner.beside(kind),
         )
-        findings = Findings(found, choices.options, layer_macs(found, runner), {})
+        findings = Findings(found, choices.options, layer_macs(found, runner), {}, reference.offset)
         findings.metadata.update(
             _metadata(model, reference, findings, kind.name, state, seed, choices.kind)
         )
@@ -177,6 +186,12 @@ def measure(
             findings.metadata["criterion"] = (
                 criterion if isinstance(criterion, str) else f"callable {own}"
             )
+            if weighed is not None:
+                findings.metadata["scores"] = digest(weighed)
+            if within is not None:
+                findings.metadata["within"] = digest({name: within[name] for name in found})
+        if features_of(forward):
+            findings.metadata["features"] = features_of(forward)
         solvers = choosers(findings, budgets, objective)
         shelf = None
         if store is not None or ranks is not None:
@@ -190,7 +205,7 @@ def measure(
             stack.enter_context(prefix.installed())
         fewest = FEWEST if budgets is None else FEWEST_SETTLING
         writer = Writer(found, runner if prefix is None else prefix.plain, recovery)
-        sweep = Sweep(runner, reference, prefix, shelf, choices.masks, writer, fewest, ranks)
+        sweep = Sweep(runner, reference, prefix, shelf, choices.masks, writer, fewest, ranks=ranks)
         if budgets is None:
             sweep.measure(findings, findings.everything(), progress)
         else:
@@ -225,6 +240,23 @@ def _metadata(
         "shapes": {name: list(layer.parameter.shape) for name, layer in findings.layers.items()},
         "mask": mask,
     }
+
+
+def _check_within(
+    within: Mapping[str, Tensor] | None, layers: Mapping[str, Prunable], auto: bool
+) -> None:
+    if within is None:
+        return
+    if auto:
+        raise ValueError("within needs every level measured, not levels='auto'")
+    for name, layer in layers.items():
+        mask = within.get(name)
+        if mask is None or mask.dtype != torch.bool or mask.shape != layer.parameter.shape:
+            what = "missing" if mask is None else f"{mask.dtype} of shape {tuple(mask.shape)}"
+            raise ValueError(
+                f"within: the mask of layer {name!r} is {what}, must be bool of shape "
+                f"{tuple(layer.parameter.shape)}"
+            )
 
 
 def _check_options(responses: int, seed: int) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -23,10 +23,17 @@ from rdprune.options import Masks, Option, magnitude_masks
 from rdprune.prefix import FEWEST, DivergedError, Prefix
 from rdprune.progress import Meter, progress_bar
 from rdprune.ranks import Ranks
-from rdprune.recovery import Write, Writer
+from rdprune.recovery import Write
 from rdprune.store import Shelf, Store, run_signature
 from rdprune.tabling import Findings
 from rdprune_core import __version__
+
+
+class LayerWriter(Protocol):
+    """Prunes one layer at a time, such as `Writer`."""
+
+    def layer(self, name: str) -> AbstractContextManager[Write]:
+        """Yield what prunes a layer; at the end the layer is as before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +51,12 @@ class Sweep:
         Has, and gets, what was measured.
     masks : callable
         Makes the masks that are measured.
-    writer : Writer, optional
+    writer : LayerWriter, optional
         Prunes a layer and repairs it; by default it is masked.
     fewest : int
         Fewer options of a layer than this do not pay for recording and checking.
+    dense : bool
+        Whether the other layers are dense, so that a layer that keeps all changes nothing.
     ranks : Ranks, optional
         Share the work.
     """
@@ -57,8 +66,9 @@ class Sweep:
     prefix: Prefix | None = None
     shelf: Shelf | None = None
     masks: Masks = magnitude_masks
-    writer: Writer | None = None
+    writer: LayerWriter | None = None
     fewest: int = FEWEST
+    dense: bool = True
     ranks: Ranks | None = None
 
     def measure(self, findings: Findings, wanted: Wanted, progress: bool) -> None:
@@ -85,13 +95,52 @@ class Sweep:
         shares = {} if self.prefix is None else self.prefix.shares
         return {name: shares.get(name, 1.0) * job.average for name, job in jobs.items()}
 
+    def options(
+        self, layer: Prunable, options: Sequence[Option]
+    ) -> Iterator[tuple[Option, Measurement, bool]]:
+        """Measure options of a layer of different keys, or find them on the shelf.
+
+        Yields
+        ------
+        tuple of Option, Measurement and bool
+            In any order; whether it was known.
+        """
+        left = []
+        for option in options:
+            found = self._known(layer, option)
+            if found is None:
+                left.append(option)
+            else:
+                yield option, found, True
+        for option, measurement in self._measured(layer, left):
+            yield option, measurement, False
+
+    def _known(self, layer: Prunable, option: Option) -> Measurement | None:
+        """Return what needs no pass: a layer that keeps all, or what the shelf has."""
+        if self.dense and option.kept == layer.parameter.numel():
+            return self.reference.unchanged()
+        return self._look_up(layer, option)
+
+    def _measured(
+        self, layer: Prunable, options: list[Option]
+    ) -> Iterator[tuple[Option, Measurement]]:
+        """Measure options of a layer, and keep them on the shelf."""
+        with self._writing(layer, options) as write:
+            for option, measurement in self._measure(layer, write, options):
+                if not math.isfinite(measurement.distortion):
+                    raise ValueError(
+                        f"layer {layer.name!r}, option {option.label!r}: the distortion is "
+                        f"{measurement.distortion}, must be finite; leave out this level or the "
+                        "layer"
+                    )
+                self._keep(layer.name, option.key, measurement)
+                yield option, measurement
+
     def _recall(self, jobs: Mapping[str, Job], meter: Meter) -> None:
         """Note what needs no pass: the dense layers, and what the store, or a rank's, has."""
         for job in jobs.values():
-            numel = job.layer.parameter.numel()
             for key, option in job.options.items():
-                dense = option.kept == numel
-                found = self.reference.unchanged() if dense else self._look_up(job.layer, option)
+                found = self._known(job.layer, option)
                 if found is not None:
                     job.done[key] = found
         self._trade(jobs)
@@ -121,21 +170,13 @@ class Sweep:
         """Measure options of a layer, each once."""
         name = job.layer.name
         meter.advance(name, 0)
-        with self._writing(job.layer, options) as write:
-            for option, measurement in self._measure(job.layer, write, options):
-                labels = job.labels[option.key]
-                if not math.isfinite(measurement.distortion):
-                    raise ValueError(
-                        f"layer {name!r}, option {labels[0]!r}: the distortion is "
-                        f"{measurement.distortion}, must be finite; leave out this level or the "
-                        "layer"
-                    )
-                job.done[option.key] = measurement
-                self._keep(name, option.key, measurement)
-                if self.ranks is not None:
-                    self.ranks.tell(len(labels), len(labels) * meter.costs[name])
-                    self._overview(meter)
-                meter.advance(name, len(labels))
+        for option, measurement in self._measured(job.layer, options):
+            labels = job.labels[option.key]
+            job.done[option.key] = measurement
+            if self.ranks is not None:
+                self.ranks.tell(len(labels), len(labels) * meter.costs[name])
+                self._overview(meter)
+            meter.advance(name, len(labels))
 
     def _overview(self, meter: Meter) -> None:
         """Let rank 0 show what the others do."""

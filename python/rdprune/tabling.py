@@ -31,6 +31,8 @@ class Findings:
     macs : mapping of str to int
         Multiply-accumulates of a sample, of the dense layers.
     metadata : dict
+    offset : ndarray, optional
+        What the responses are added to, see `RDTable`.
     measured : dict of str to dict of int to Measurement
         By layer and position among its options.
     """
@@ -39,6 +41,7 @@ class Findings:
     options: Mapping[str, Sequence[Option]]
     macs: Mapping[str, int]
     metadata: dict[str, Any]
+    offset: NDArray[np.float64] | None = None
     measured: dict[str, dict[int, Measurement]] = field(default_factory=dict)
 
     def levels(self) -> dict[str, NDArray[np.float64]]:
@@ -116,6 +119,7 @@ class Findings:
             names=list(self.layers),
             options=[[option.label for option in row] for row in self.options.values()],
             responses=responses,
+            offset=None if responses is None else self.offset,
             errors=errors,
             dense={"params": numel, "macs": dense_macs},
             metadata=metadata,

@@ -11,7 +11,16 @@ import typer
 
 from rdprune import report
 from rdprune.commands.launching import launched, who
-from rdprune.commands.options import DataSpec, Device, Json, ModelSpec, Sparsities, example
+from rdprune.commands.options import (
+    Criterion,
+    DataSpec,
+    Device,
+    Json,
+    ModelSpec,
+    Shapes,
+    Sparsities,
+    example,
+)
 from rdprune.console import amount, check_folders, emit, load_batches, load_model, pairs
 from rdprune.resampling import EXCESS_LIMIT, bootstrap
 from rdprune_core import InfeasibleBudgetError, RDTable
@@ -52,16 +61,21 @@ def measure(
     objective: Annotated[
         str, typer.Option(help="With auto: what is minimised at the budgets, additive or joint.")
     ] = "additive",
-    shape: Annotated[
-        list[str] | None,
-        typer.Option(help="Option more: 2:4, 4x2:0.5 (blocks), out:0.5, in:0.5; repeatable."),
-    ] = None,
+    shape: Shapes = None,
+    criterion: Criterion = "magnitude",
     distortion: Annotated[
         str,
         typer.Option(
-            help="mse, max, cvar:0.1, kl, kl:2, cosine, loss, loss:next; kl,max and the like."
+            help="mse, nmse, max, cvar:0.1, kl, kl:2, cosine, loss, loss:next; kl,max and "
+            "mse@attention_mask (weights of the positions) and the like."
         ),
     ] = "mse",
+    features: Annotated[
+        str,
+        typer.Option(
+            metavar="MODULE", help="Compare what it gives, or takes: fc:input; not the output."
+        ),
+    ] = "",
     recovery: Annotated[
         str,
         typer.Option(
@@ -107,7 +121,9 @@ def measure(
         "budgets": parse_budgets(budget or [], sparsity or []),
         "objective": objective,
         "shapes": tuple(shape or ()),
+        "criterion": criterion,
         "distortion": distortion,
+        "forward": rdprune.features(features) if features else None,
         "recovery": recovery,
         "ignore": tuple(ignore or ()),
         "responses": responses,
