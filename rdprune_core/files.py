@@ -13,9 +13,10 @@ from pathlib import Path
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it into place when the block succeeds.
 
-    A symbolic link stays, and the file that it leads to is written. What is no plain file, such as
-    ``/dev/stdout`` or a pipe, is written to when the block has succeeded. A reader sees the old file or the whole new one, never a part. When the block raises, the
-    temporary file is removed and `path` is as before.
+    A symbolic link stays, and the file that it leads to is written. What is no plain file, such
+    as ``/dev/stdout`` or a pipe, is written to when the block has succeeded. A reader of a file
+    sees the old one or the whole new one, never a part. When the block raises, the temporary file
+    is removed and `path` is as before.
 
     Raises
     ------
