@@ -12,7 +12,9 @@
 // 2^-123 of (layers * the largest one), and `exact` is false.
 #pragma once
 
+#include <bit>
 #include <cstddef>
+#include <limits>
 #include <span>
 
 #include "types.h"
@@ -23,11 +25,28 @@ struct FixedPoint {
     int exponent = 0;   // one unit is 2^exponent
     bool exact = true;  // every distortion of the table is represented without rounding
 
-    [[nodiscard]] Value fromDistortion(Distortion distortion) const;
+    // The distortion is finite, and no larger than those that the power was chosen for.
+    [[nodiscard]] Value fromDistortion(Distortion distortion) const {
+        constexpr int fraction = std::numeric_limits<Distortion>::digits - 1;
+        constexpr std::uint64_t one = std::uint64_t{1} << fraction;
+        const auto bits = std::bit_cast<std::uint64_t>(distortion);
+        const int biased = static_cast<int>(bits >> fraction) & 0x7ff;
+        if (biased == 0) return round(distortion);
+        const int shift = biased - (1023 + fraction) - exponent;
+        if (shift < 0) return round(distortion);
+        const Value size = static_cast<Value>((bits & (one - 1)) | one) << shift;
+        return (bits >> 63) != 0 ? -size : size;
+    }
     [[nodiscard]] Distortion toDistortion(Value value) const;
     // Units of value per unit of cost, as a distortion per unit of cost.
     [[nodiscard]] double toDistortion(double units) const;
+
+private:
+    [[nodiscard]] Value round(Distortion distortion) const;
 };
+
+// Whether all are numbers; O(n), without a branch for each.
+[[nodiscard]] bool allFinite(std::span<const Distortion> distortions);
 
 // The scale for sums of `layers` of these distortions. They must be finite. O(n).
 [[nodiscard]] FixedPoint chooseFixedPoint(std::span<const Distortion> distortions,

@@ -1,6 +1,7 @@
 #include "hull.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 namespace rdprune {
@@ -24,46 +25,110 @@ double pivotOf(const std::vector<Key>& keys, std::ptrdiff_t low, std::ptrdiff_t 
 void appendHull(std::span<const double> costs, std::span<const double> values,
                 std::vector<Segment>& segments) {
     const std::size_t begin = segments.size();
+    segments.resize(begin + costs.size());
+    Segment* const first = segments.data() + begin;
+    std::size_t size = 0;
     for (std::size_t next = 1; next < costs.size(); ++next) {
         std::size_t from = next - 1;
         for (;;) {
             const double cost = costs[next] - costs[from];
             const double efficiency = (values[from] - values[next]) / cost;
-            if (segments.size() == begin || segments.back().efficiency > efficiency) {
-                segments.push_back({efficiency, static_cast<Cost>(cost),
-                                    static_cast<std::uint32_t>(from),
-                                    static_cast<std::uint32_t>(next)});
+            if (size == 0 || first[size - 1].efficiency > efficiency) {
+                first[size++] = {efficiency, static_cast<Cost>(cost),
+                                 static_cast<std::uint32_t>(from),
+                                 static_cast<std::uint32_t>(next)};
                 break;
             }
-            from = segments.back().from;
-            segments.pop_back();
+            from = first[--size].from;
         }
     }
+    segments.resize(begin + size);
 }
+
+namespace {
+
+// Points of a class that may be on its hull. A point on or above the line through two others is not,
+// so all such points go at once; without branches, as on noisy curves each is anybody's guess.
+class Candidates {
+public:
+    std::vector<double> cost;
+    std::vector<double> value;
+    std::vector<std::uint32_t> position;
+
+    void assign(const double* costs, const double* values, std::size_t count) {
+        cost.assign(costs, costs + count);
+        value.assign(values, values + count);
+        position.resize(count);
+        std::iota(position.begin(), position.end(), std::uint32_t{0});
+        while (drop()) {
+        }
+    }
+
+private:
+    // False once there is little left to drop.
+    bool drop() {
+        const std::size_t count = cost.size();
+        if (count < 3) return false;
+        double* const costs = cost.data();
+        double* const values = value.data();
+        double run = costs[1] - costs[0];
+        double fall = values[1] - values[0];
+        std::size_t end = 1;
+        for (std::size_t i = 1; i + 1 < count; ++i) {
+            const double here = costs[i];
+            const double level = values[i];
+            const double nextRun = costs[i + 1] - here;
+            const double nextFall = values[i + 1] - level;
+            costs[end] = here;
+            values[end] = level;
+            position[end] = position[i];
+            end += fall * nextRun < nextFall * run ? 1 : 0;
+            run = nextRun;
+            fall = nextFall;
+        }
+        costs[end] = costs[count - 1];
+        values[end] = values[count - 1];
+        position[end] = position[count - 1];
+        ++end;
+        cost.resize(end);
+        value.resize(end);
+        position.resize(end);
+        return count - end > count / 8;
+    }
+};
+
+}  // namespace
 
 Relaxation relax(const Problem& problem) {
     Relaxation relaxation;
     const std::size_t options = problem.values.size();
-    relaxation.cost.reserve(options);
-    relaxation.value.reserve(options);
+    relaxation.cost.resize(options);
+    relaxation.value.resize(options);
     relaxation.segments.reserve(options);
     relaxation.cls.reserve(options);
+    double* const costs = relaxation.cost.data();
+    double* const values = relaxation.value.data();
+    Candidates candidates;
     for (std::size_t cls = 0; cls < problem.size(); ++cls) {
         const std::size_t first = problem.offsets[cls];
-        const std::size_t count = problem.offsets[cls + 1] - first;
-        for (std::size_t i = first; i < first + count; ++i) {
-            relaxation.cost.push_back(static_cast<double>(problem.costs[i] - problem.costs[first]));
-            relaxation.value.push_back(toDouble(problem.values[i] - problem.values[first]));
+        const std::size_t last = problem.offsets[cls + 1];
+        const Cost origin = problem.costs[first];
+        const Value top = problem.values[first];
+        for (std::size_t i = first; i < last; ++i) {
+            costs[i] = static_cast<double>(problem.costs[i] - origin);
+            values[i] = toDouble(problem.values[i] - top);
         }
         const std::size_t begin = relaxation.segments.size();
-        appendHull(std::span(relaxation.cost).subspan(first, count),
-                   std::span(relaxation.value).subspan(first, count), relaxation.segments);
+        candidates.assign(costs + first, values + first, last - first);
+        appendHull(candidates.cost, candidates.value, relaxation.segments);
         for (std::size_t s = begin; s < relaxation.segments.size(); ++s) {
             Segment& segment = relaxation.segments[s];
+            segment.from = candidates.position[segment.from];
+            segment.to = candidates.position[segment.to];
             segment.cost = problem.costs[first + segment.to] - problem.costs[first + segment.from];
         }
         relaxation.cls.resize(relaxation.segments.size(), static_cast<std::uint32_t>(cls));
-        relaxation.leastCost += problem.costs[first];
+        relaxation.leastCost += origin;
     }
     return relaxation;
 }

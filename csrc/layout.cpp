@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <numeric>
 #include <stdexcept>
 #include <string>
@@ -34,52 +35,32 @@ void checkCosts(const Instance& instance) {
     const std::size_t dimensions = instance.dimensions;
     std::vector<Cost> total(dimensions, 0);
     for (std::size_t layer = 0; layer < instance.groups.size(); ++layer) {
-        std::vector<Cost> most(dimensions, 0);
-        for (Index option = instance.offsets[layer]; option < instance.offsets[layer + 1];
-             ++option) {
-            const auto flat = static_cast<std::size_t>(option);
-            for (std::size_t i = 0; i < dimensions; ++i) {
-                const Cost cost = instance.costs[flat * dimensions + i];
-                if (cost < 0) refuse("cost of " + layerName(layer) + " must not be negative");
-                most[i] = std::max(most[i], cost);
-            }
-        }
+        const auto first = static_cast<std::size_t>(instance.offsets[layer]);
+        const auto last = static_cast<std::size_t>(instance.offsets[layer + 1]);
         for (std::size_t i = 0; i < dimensions; ++i) {
-            if (most[i] > maxTotalCost - total[i])
+            Cost least = 0;
+            Cost most = 0;
+            for (std::size_t option = first; option < last; ++option) {
+                const Cost cost = instance.costs[option * dimensions + i];
+                least = std::min(least, cost);
+                most = std::max(most, cost);
+            }
+            if (least < 0) refuse("cost of " + layerName(layer) + " must not be negative");
+            if (most > maxTotalCost - total[i])
                 refuse("the largest costs of all layers must add up to at most 2^61");
-            total[i] += most[i];
+            total[i] += most;
         }
     }
 }
 
-// Layers of each class, in order of the class's first layer.
-std::vector<std::vector<std::size_t>> collectClasses(const Instance& instance,
-                                                     std::vector<Index>& classOf) {
-    const std::size_t layers = instance.groups.size();
-    std::vector<std::size_t> order(layers);
-    std::iota(order.begin(), order.end(), std::size_t{0});
-    std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-        return instance.groups[a] < instance.groups[b];
-    });
-    std::vector<std::vector<std::size_t>> classes;
-    for (std::size_t i = 0; i < layers; ++i) {
-        if (i == 0 || instance.groups[order[i]] != instance.groups[order[i - 1]])
-            classes.emplace_back();
-        classes.back().push_back(order[i]);
-    }
-    std::sort(classes.begin(), classes.end(),
-              [](const auto& a, const auto& b) { return a.front() < b.front(); });
-    classOf.resize(layers);
-    for (std::size_t c = 0; c < classes.size(); ++c)
-        for (const std::size_t layer : classes[c]) classOf[layer] = static_cast<Index>(c);
-    return classes;
-}
-
-void checkFinite(std::span<const Distortion> distortions, std::span<const Index> offsets) {
-    for (std::size_t layer = 0; layer + 1 < offsets.size(); ++layer)
-        for (Index option = offsets[layer]; option < offsets[layer + 1]; ++option)
-            if (!std::isfinite(distortions[static_cast<std::size_t>(option)]))
-                refuse("distortion of " + layerName(layer) + " must be finite");
+[[noreturn]] void nameInfinite(std::span<const Distortion> distortions,
+                               std::span<const Index> offsets) {
+    const auto bad = std::find_if_not(distortions.begin(), distortions.end(),
+                                      [](Distortion d) { return std::isfinite(d); });
+    const auto layer = std::upper_bound(offsets.begin(), offsets.end(),
+                                        static_cast<Index>(bad - distortions.begin()));
+    refuse("distortion of " + layerName(static_cast<std::size_t>(layer - offsets.begin()) - 1) +
+           " must be finite");
 }
 
 // Puts rows in order by cost; equal ones stay in order. Tables run from dense to sparse or back:
@@ -102,14 +83,79 @@ Layout::Layout(const Instance& instance)
       layerOffsets_(instance.offsets.begin(), instance.offsets.end()) {
     checkShapes(instance);
     checkCosts(instance);
-    classes_ = collectClasses(instance, classOf_);
-    offsets_.reserve(classes_.size() + 1);
+    collectClasses(instance);
+    offsets_.reserve(classLayers_.size());
     options_.reserve(instance.allowed.size());
     costs_.reserve(instance.costs.size());
-    for (const auto& layers : classes_) append(instance, layers);
+    for (std::size_t cls = 0; cls + 1 < classLayers_.size(); ++cls) {
+        const std::span<const std::size_t> layers = layersOf(cls);
+        const bool plain = dimensions_ == 1 && layers.size() == 1;
+        if (!plain || !appendInOrder(instance, layers.front())) append(instance, layers);
+        offsets_.push_back(options_.size());
+    }
 }
 
-void Layout::append(const Instance& instance, const std::vector<std::size_t>& layers) {
+std::span<const std::size_t> Layout::layersOf(std::size_t cls) const {
+    return std::span(layers_).subspan(classLayers_[cls], classLayers_[cls + 1] - classLayers_[cls]);
+}
+
+// Classes in order of their first layers.
+void Layout::collectClasses(const Instance& instance) {
+    const std::span<const Index> groups = instance.groups;
+    const std::size_t layers = groups.size();
+    classOf_.resize(layers);
+    layers_.resize(layers);
+    std::iota(layers_.begin(), layers_.end(), std::size_t{0});
+    if (std::adjacent_find(groups.begin(), groups.end(), std::greater_equal<>()) == groups.end()) {
+        std::iota(classOf_.begin(), classOf_.end(), Index{0});
+        classLayers_ = layers_;
+        classLayers_.push_back(layers);
+        return;
+    }
+    std::stable_sort(layers_.begin(), layers_.end(),
+                     [&](std::size_t a, std::size_t b) { return groups[a] < groups[b]; });
+    std::vector<std::size_t> first(layers);  // of the layer's class
+    for (std::size_t i = 0; i < layers; ++i) {
+        const bool more = i > 0 && groups[layers_[i]] == groups[layers_[i - 1]];
+        first[layers_[i]] = more ? first[layers_[i - 1]] : layers_[i];
+    }
+    std::stable_sort(layers_.begin(), layers_.end(),
+                     [&](std::size_t a, std::size_t b) { return first[a] < first[b]; });
+    for (std::size_t i = 0; i < layers; ++i) {
+        if (i == 0 || first[layers_[i]] != first[layers_[i - 1]]) classLayers_.push_back(i);
+        classOf_[layers_[i]] = static_cast<Index>(classLayers_.size()) - 1;
+    }
+    classLayers_.push_back(layers);
+}
+
+// A layer that is a class of its own, with one cost and every option allowed, if its options are in
+// order of cost or exactly the other way round, as they are in tables from dense to sparse.
+bool Layout::appendInOrder(const Instance& instance, std::size_t layer) {
+    const auto first = static_cast<std::size_t>(instance.offsets[layer]);
+    const auto count = static_cast<std::size_t>(instance.offsets[layer + 1]) - first;
+    const auto costs = instance.costs.subspan(first, count);
+    std::size_t rises = 0;
+    std::size_t falls = 0;
+    std::size_t allowed = instance.allowed[first] != 0 ? 1 : 0;
+    for (std::size_t i = 1; i < count; ++i) {
+        rises += costs[i] >= costs[i - 1] ? 1 : 0;
+        falls += costs[i] < costs[i - 1] ? 1 : 0;
+        allowed += instance.allowed[first + i] != 0 ? 1 : 0;
+    }
+    const bool rising = rises + 1 == count;
+    if (allowed < count || (!rising && falls + 1 < count)) return false;
+    const std::size_t begin = options_.size();
+    options_.resize(begin + count);
+    costs_.resize(begin + count);
+    for (std::size_t i = 0; i < count; ++i) {
+        const std::size_t index = rising ? i : count - 1 - i;
+        options_[begin + i] = static_cast<Index>(index);
+        costs_[begin + i] = costs[index];
+    }
+    return true;
+}
+
+void Layout::append(const Instance& instance, std::span<const std::size_t> layers) {
     const auto width = [&](std::size_t layer) {
         return instance.offsets[layer + 1] - instance.offsets[layer];
     };
@@ -144,7 +190,33 @@ void Layout::append(const Instance& instance, const std::vector<std::size_t>& la
         options_.push_back(static_cast<Index>(row));
         costs_.insert(costs_.end(), costsOf(row).begin(), costsOf(row).end());
     }
-    offsets_.push_back(options_.size());
+}
+
+// The same for a class of one layer with one cost, written from `end` on; returns the new end.
+// Without branches: whether a noisy curve's next option is dominated is anybody's guess.
+std::size_t Layout::appendStairs(Problem& problem, std::size_t cls, std::size_t end,
+                                 std::span<const Distortion> distortions) const {
+    const auto layer = static_cast<std::size_t>(layerOffsets_[layersOf(cls).front()]);
+    const FixedPoint scale = problem.scale;
+    Cost* const costs = problem.costs.data();
+    Value* const values = problem.values.data();
+    Index* const options = problem.options.data();
+    Cost lastCost = -1;
+    Value lastValue = ~(static_cast<Value>(1) << 127);  // the largest
+    for (std::size_t row = offsets_[cls]; row < offsets_[cls + 1]; ++row) {
+        const Cost cost = costs_[row];
+        const Value value =
+            scale.fromDistortion(distortions[layer + static_cast<std::size_t>(options_[row])]);
+        const bool keep = value < lastValue;
+        end -= (keep && cost == lastCost) ? 1 : 0;
+        costs[end] = cost;
+        values[end] = value;
+        options[end] = options_[row];
+        end += keep ? 1 : 0;
+        lastCost = keep ? cost : lastCost;
+        lastValue = keep ? value : lastValue;
+    }
+    return end;
 }
 
 // Appends the rows of a class that no other one dominates. Of rows with equal costs the one of least
@@ -181,22 +253,36 @@ void Layout::appendPreferred(Problem& problem, std::span<const Value> values, st
 Problem Layout::problem(std::span<const Distortion> distortions, bool withDominated) const {
     if (static_cast<Index>(distortions.size()) != layerOffsets_.back())
         refuse("distortions must have one entry per option");
-    checkFinite(distortions, layerOffsets_);
+    if (!allFinite(distortions)) nameInfinite(distortions, layerOffsets_);
     Problem problem;
     problem.dimensions = dimensions_;
     problem.scale = chooseFixedPoint(distortions, classOf_.size());
     problem.classOf = classOf_;
     problem.offsets.reserve(offsets_.size());
     problem.offsets.push_back(0);
+    if (dimensions_ == 1 && !withDominated && layers_.size() + 1 == classLayers_.size()) {
+        problem.values.resize(options_.size());
+        problem.options.resize(options_.size());
+        problem.costs.resize(options_.size());
+        std::size_t end = 0;
+        for (std::size_t cls = 0; cls + 1 < classLayers_.size(); ++cls) {
+            end = appendStairs(problem, cls, end, distortions);
+            problem.offsets.push_back(end);
+        }
+        problem.values.resize(end);
+        problem.options.resize(end);
+        problem.costs.resize(end);
+        return problem;
+    }
     problem.values.reserve(options_.size());
     problem.options.reserve(options_.size());
     problem.costs.reserve(costs_.size());
     std::vector<Value> values;
-    for (std::size_t cls = 0; cls < classes_.size(); ++cls) {
+    for (std::size_t cls = 0; cls + 1 < classLayers_.size(); ++cls) {
         const std::size_t first = offsets_[cls];
         const std::size_t last = offsets_[cls + 1];
         values.assign(last - first, 0);
-        for (const std::size_t layer : classes_[cls])
+        for (const std::size_t layer : layersOf(cls))
             for (std::size_t row = first; row < last; ++row)
                 values[row - first] += problem.scale.fromDistortion(
                     distortions[static_cast<std::size_t>(layerOffsets_[layer] + options_[row])]);

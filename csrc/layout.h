@@ -23,17 +23,23 @@ public:
                                   bool withDominated = false) const;
 
 private:
-    void append(const Instance& instance, const std::vector<std::size_t>& layers);
+    void collectClasses(const Instance& instance);
+    bool appendInOrder(const Instance& instance, std::size_t layer);
+    void append(const Instance& instance, std::span<const std::size_t> layers);
+    [[nodiscard]] std::span<const std::size_t> layersOf(std::size_t cls) const;
+    std::size_t appendStairs(Problem& problem, std::size_t cls, std::size_t end,
+                             std::span<const Distortion> distortions) const;
     void appendPreferred(Problem& problem, std::span<const Value> values, std::size_t first,
                          std::size_t last) const;
 
     std::size_t dimensions_;
-    std::vector<Index> layerOffsets_;                // as the instance's offsets
-    std::vector<Index> classOf_;                     // layers
-    std::vector<std::vector<std::size_t>> classes_;  // layers of each
-    std::vector<std::size_t> offsets_{0};            // classes + 1, into rows
-    std::vector<Cost> costs_;                        // rows x dimensions, ascending in a class
-    std::vector<Index> options_;                     // rows; index inside the layer
+    std::vector<Index> layerOffsets_;       // as the instance's offsets
+    std::vector<Index> classOf_;            // layers
+    std::vector<std::size_t> layers_;       // class after class
+    std::vector<std::size_t> classLayers_;  // classes + 1, into layers_
+    std::vector<std::size_t> offsets_{0};   // classes + 1, into rows
+    std::vector<Cost> costs_;               // rows x dimensions, ascending in a class
+    std::vector<Index> options_;            // rows; index inside the layer
 };
 
 }  // namespace rdprune

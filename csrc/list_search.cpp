@@ -10,37 +10,71 @@ namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
 
+constexpr std::size_t blockSteps = std::size_t{1} << 16;  // between two looks at the limits
+
 // Merges two lists, dropping what is dominated. Without branches but for the loop's: which of two states
 // comes next is anybody's guess.
-void merge(const StateList& a, const StateList& b, StateList& out) {
-    out.reserve(a.size + b.size);
-    Cost* const costs = out.cost.data();
-    Value* const values = out.value.data();
-    Cost lastCost = std::numeric_limits<Cost>::min();
-    Value lastValue = ~(static_cast<Value>(1) << 127);  // the largest
-    std::size_t n = 0;
-    const auto push = [&](Cost cost, Value value) {
-        const bool keep = value < lastValue;
-        n -= (keep && cost == lastCost) ? 1 : 0;
-        costs[n] = cost;
-        values[n] = value;
-        n += keep ? 1 : 0;
-        lastCost = keep ? cost : lastCost;
-        lastValue = keep ? value : lastValue;
-    };
-    std::size_t i = 0;
-    std::size_t j = 0;
-    while (i < a.size && j < b.size) {
-        const bool left = a.cost[i] <= b.cost[j];
-        const Value* const value = left ? a.value.data() + i : b.value.data() + j;
-        push(left ? a.cost[i] : b.cost[j], *value);
-        i += left ? 1 : 0;
-        j += left ? 0 : 1;
+class Merge {
+public:
+    Merge(const StateList& a, const StateList& b, StateList& out) : a_(a), b_(b), out_(out) {
+        out.reserve(a.size + b.size);
     }
-    for (; i < a.size; ++i) push(a.cost[i], a.value[i]);
-    for (; j < b.size; ++j) push(b.cost[j], b.value[j]);
-    out.size = n;
-}
+
+    // So many steps at most; false once all is done.
+    bool step(std::size_t most) {
+        Cost* const costs = out_.cost.data();
+        Value* const values = out_.value.data();
+        const Cost* const aCost = a_.cost.data();
+        const Cost* const bCost = b_.cost.data();
+        const Value* const aValue = a_.value.data();
+        const Value* const bValue = b_.value.data();
+        Cost lastCost = lastCost_;
+        Value lastValue = lastValue_;
+        std::size_t n = size_;
+        const auto push = [&](Cost cost, Value value) {
+            const bool keep = value < lastValue;
+            n -= (keep && cost == lastCost) ? 1 : 0;
+            costs[n] = cost;
+            values[n] = value;
+            n += keep ? 1 : 0;
+            lastCost = keep ? cost : lastCost;
+            lastValue = keep ? value : lastValue;
+        };
+        std::size_t i = i_;
+        std::size_t j = j_;
+        // None of so many steps reaches beyond the end of a list.
+        const std::size_t both = std::min({a_.size - i, b_.size - j, most});
+        for (std::size_t s = 0; s < both; ++s) {
+            const bool left = aCost[i] <= bCost[j];
+            const Value* const value = left ? aValue + i : bValue + j;
+            push(left ? aCost[i] : bCost[j], *value);
+            i += left ? 1 : 0;
+            j += left ? 0 : 1;
+        }
+        if (i == a_.size)
+            for (const std::size_t end = std::min(b_.size, j + most); j < end; ++j)
+                push(bCost[j], bValue[j]);
+        else if (j == b_.size)
+            for (const std::size_t end = std::min(a_.size, i + most); i < end; ++i)
+                push(aCost[i], aValue[i]);
+        i_ = i;
+        j_ = j;
+        lastCost_ = lastCost;
+        lastValue_ = lastValue;
+        out_.size = size_ = n;
+        return i < a_.size || j < b_.size;
+    }
+
+private:
+    const StateList& a_;
+    const StateList& b_;
+    StateList& out_;
+    std::size_t i_ = 0;
+    std::size_t j_ = 0;
+    std::size_t size_ = 0;
+    Cost lastCost_ = std::numeric_limits<Cost>::min();
+    Value lastValue_ = ~(static_cast<Value>(1) << 127);  // the largest
+};
 
 // An allocation: a state after a stage, and a knot of the relaxation of the stages to come.
 struct Known {
@@ -54,8 +88,8 @@ struct Known {
 class Search {
 public:
     Search(const Problem& problem, const Relaxation& relaxation, const Base& base, Value target,
-           Value known, Workspace& work)
-        : base_(base), work_(work), target_(target), best_(known) {
+           Value known, Workspace& work, Watch& watch)
+        : base_(base), work_(work), watch_(watch), target_(target), best_(known) {
         const double loss = base.multiplier * static_cast<double>(base.slack);
         // Never negative but for rounding, which must not cut the base itself. The loss may dwarf the
         // gap and all options of a class, and so may its rounding error.
@@ -67,7 +101,7 @@ public:
                                   std::size_t{2} * std::bit_width(work.stages.mostOptions()) + 2));
     }
 
-    ListSearch run(const Effort& effort, Watch& watch) {
+    ListSearch run(const Effort& effort) {
         work_.states.reserve(1);
         work_.states.size = 1;
         work_.states.cost[0] = 0;
@@ -75,19 +109,24 @@ public:
         work_.reduced.assign(1, 0.0);
         work_.bounds.assign(1, bound_);
         work_.lists.assign(1, 0);
+        work_.merged.peak = 0;
+        for (StateList& list : work_.pool) list.peak = 0;
+        leastBound_ = bound_;
         bool thinned = false;
-        for (std::size_t t = 0; t < work_.stages.size(); ++t) {
-            const std::size_t first = work_.lists.back();
-            collectActive(work_.stages[t]);
-            const std::size_t most = (work_.states.size - first) * work_.active.size();
-            if (work_.states.size > effort.states ||
-                (work_.states.size + 2 * most) * stateBytes > watch.bytes() || watch.expired())
-                return stopped(thinned);
-            extend(first, 0, work_.active.size(), 0, work_.merged);
-            work_.lists.push_back(work_.states.size);
-            keepPromising(t);
-            thinned = keepBest(effort.beam) || thinned;
-            if (work_.states.size == work_.lists.back()) break;
+        try {
+            for (std::size_t t = 0; t < work_.stages.size(); ++t) {
+                watch_.check();
+                if (work_.states.size > effort.states) return stopped(thinned);
+                const std::size_t first = work_.lists.back();
+                collectActive(work_.stages[t]);
+                extend(first, 0, work_.active.size(), 0, work_.merged);
+                work_.lists.push_back(work_.states.size);
+                keepPromising(t);
+                thinned = keepBest(effort.beam) || thinned;
+                if (work_.states.size == work_.lists.back()) break;
+            }
+        } catch (const LimitReached&) {
+            return stopped(thinned);
         }
         return thinned ? stopped(true) : finished();
     }
@@ -113,12 +152,46 @@ private:
         StateList& right = work_.pool[2 * level + 1];
         extend(list, begin, count / 2, level + 1, left);
         extend(list, begin + count / 2, count - count / 2, level + 1, right);
-        merge(left, right, out);
+        const std::size_t peak = out.peak;
+        hold(out, left.size + right.size);
+        Merge merge(left, right, out);
+        while (merge.step(blockSteps)) watch_.check();
+        pause(out.size);
+        const std::size_t written = std::max(peak, out.size);
+        held_ -= (out.peak - written) * stateBytes;
+        out.peak = written;
+    }
+
+    // Counts what a list is about to grow to.
+    void hold(StateList& list, std::size_t size) {
+        if (size > list.peak) {
+            held_ += (size - list.peak) * stateBytes;
+            list.peak = size;
+        }
+        require(0);
+    }
+
+    // Throws if lists, and so many bytes more, are beyond the limit.
+    void require(std::size_t bytes) {
+        const std::size_t all =
+            held_ + work_.states.size * stateBytes + work_.bounds.size() * listBytes + bytes;
+        work_.held = std::max(work_.held, all);
+        exhausted_ = all > watch_.bytes();
+        if (exhausted_) throw LimitReached{};
+    }
+
+    // Looks at the clock after many steps.
+    void pause(std::size_t steps) {
+        steps_ += steps;
+        if (steps_ < blockSteps) return;
+        steps_ = 0;
+        watch_.check();
     }
 
     // By one option, leaving out what its reduced cost alone makes hopeless.
     void extendBy(std::size_t list, std::size_t option, StateList& out) {
         const std::size_t size = work_.states.size - list;
+        hold(out, size);
         out.reserve(size);
         const Cost cost = work_.stages.cost[option];
         const Value value = work_.stages.value[option];
@@ -129,10 +202,14 @@ private:
         Cost* const outCosts = out.cost.data();
         Value* const outValues = out.value.data();
         std::size_t n = 0;
-        for (std::size_t i = 0; i < size; ++i) {
-            outCosts[n] = costs[i] + cost;
-            outValues[n] = values[i] + value;
-            n += reduced[i] <= most ? 1 : 0;
+        for (std::size_t i = 0; i < size;) {
+            const std::size_t end = std::min(size, i + blockSteps);
+            pause(end - i);
+            for (; i < end; ++i) {
+                outCosts[n] = costs[i] + cost;
+                outValues[n] = values[i] + value;
+                n += reduced[i] <= most ? 1 : 0;
+            }
         }
         out.size = n;
     }
@@ -141,6 +218,7 @@ private:
     void keepPromising(std::size_t stage) {
         const StateList& merged = work_.merged;
         StateList& states = work_.states;
+        require(merged.size * (stateBytes + listBytes));
         states.reserve(states.size + merged.size);
         work_.bounds.resize(merged.size);
         work_.reduced.resize(merged.size);
@@ -151,7 +229,9 @@ private:
         double best = toDouble(best_) + margin_;
         std::size_t knot = knots.size() - 1;
         std::size_t n = 0;
+        double least = infinity;
         for (std::size_t i = 0; i < merged.size; ++i) {
+            if (i % blockSteps == blockSteps - 1) watch_.check();
             const Cost cost = merged.cost[i];
             const Cost left = base_.slack - cost;
             while (knot > 0 && knots[knot].cost > left) --knot;
@@ -164,6 +244,7 @@ private:
             states.cost[states.size + n] = cost;
             states.value[states.size + n] = merged.value[i];
             work_.bounds[n] = bound;
+            least = std::min(least, bound);
             work_.reduced[n] = value + base_.multiplier * static_cast<double>(cost);
             ++n;
             if (whole > best || merged.value[i] + at.total > best_) continue;
@@ -176,6 +257,7 @@ private:
         states.size += n;
         work_.bounds.resize(n);
         work_.reduced.resize(n);
+        leastBound_ = n > 0 ? least : bound_;
     }
 
     // Keeps the `beam` states of least bound of the last list; true if others were dropped.
@@ -184,6 +266,7 @@ private:
         const std::size_t size = work_.bounds.size();
         if (size <= beam) return false;
         work_.sorted = work_.bounds;
+        watch_.poll();
         const auto last = work_.sorted.begin() + static_cast<std::ptrdiff_t>(beam);
         std::nth_element(work_.sorted.begin(), last, work_.sorted.end());
         std::size_t kept = 0;
@@ -221,10 +304,8 @@ private:
     ListSearch stopped(bool thinned) {
         ListSearch result = best();
         result.outcome = ListSearch::Outcome::limit;
-        double bound = bound_;
-        if (!thinned)
-            for (std::size_t i = 0; i < work_.bounds.size(); ++i)
-                bound = i == 0 ? work_.bounds[i] : std::min(bound, work_.bounds[i]);
+        result.exhausted = exhausted_;
+        const double bound = thinned ? bound_ : leastBound_;
         result.bound = std::min(bound, toDouble(target_)) - margin_;
         return result;
     }
@@ -252,20 +333,25 @@ private:
             trace.push_back({stage.cls, std::span(all.cost).subspan(stage.first, stage.count),
                              std::span(all.value).subspan(stage.first, stage.count),
                              std::span(all.index).subspan(stage.first, stage.count),
-                             std::span(work_.states.cost).subspan(first, count),
-                             std::span(work_.states.value).subspan(first, count)});
+                             std::span(work_.states.cost.data() + first, count),
+                             std::span(work_.states.value.data() + first, count)});
         }
-        const std::vector<std::size_t> taken = traceBack(trace, std::span(&cost, 1), value);
+        const std::vector<std::size_t> taken = traceBack(trace, std::span(&cost, 1), value, watch_);
         for (std::size_t t = 0; t < stages; ++t)
             option[all[t].cls] = all.option[all[t].first + taken[t]];
     }
 
     const Base& base_;
     Workspace& work_;
+    Watch& watch_;
     Value target_;
     Value best_;  // of a known allocation
     double bound_ = 0.0;
     double margin_ = 0.0;
+    double leastBound_ = 0.0;  // of the states of the last whole list
+    std::size_t held_ = 0;     // bytes of the lists besides `states`
+    std::size_t steps_ = 0;
+    bool exhausted_ = false;
     Known known_;
 };
 
@@ -274,7 +360,7 @@ private:
 ListSearch searchLists(const Problem& problem, const Relaxation& relaxation, const Base& base,
                        Value target, Value known, const Effort& effort, Workspace& work,
                        Watch& watch) {
-    return Search(problem, relaxation, base, target, known, work).run(effort, watch);
+    return Search(problem, relaxation, base, target, known, work, watch).run(effort);
 }
 
 }  // namespace rdprune

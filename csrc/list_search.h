@@ -36,6 +36,7 @@
 #include <limits>
 #include <vector>
 
+#include "buffer.h"
 #include "stages.h"
 #include "trace_back.h"
 #include "watch.h"
@@ -43,16 +44,16 @@
 namespace rdprune {
 
 // Parallel arrays, of which the first `size` count; in a list, cost strictly ascends and value strictly
-// descends. Growing once and shrinking by a number spares the clearing of memory that is written anyway.
+// descends.
 struct StateList {
-    std::vector<Cost> cost;
-    std::vector<Value> value;
+    Buffer<Cost> cost;
+    Buffer<Value> value;
     std::size_t size = 0;
+    std::size_t peak = 0;  // written since the search began
 
     void reserve(std::size_t most) {
-        if (most <= cost.size()) return;
-        cost.resize(std::max(most, 2 * cost.size()));
-        value.resize(cost.size());
+        cost.reserve(most);
+        value.reserve(most);
     }
 };
 
@@ -69,6 +70,12 @@ struct Workspace {
     std::vector<double> reduced;  // of the states of the last list
     std::vector<double> sorted;
     std::vector<std::size_t> active;  // options of a stage that are still of use
+    std::size_t held = 0;             // bytes, about, of the search that used most
+
+    // Memory that was of use to other searches does not count for the next.
+    void startWithin(std::size_t bytes) {
+        if (held > bytes / 16) *this = Workspace();
+    }
 };
 
 struct ListSearch {
@@ -76,6 +83,7 @@ struct ListSearch {
     // allocation is. `limit`: neither; a list was thinned out, or the effort was used up.
     enum class Outcome { found, nothing, limit };
     Outcome outcome = Outcome::nothing;
+    bool exhausted = false;  // the memory was used up
     std::vector<std::size_t>
         option;          // a class, into the problem's arrays; best one known, maybe none
     Value value = 0;     // of `option`, relative to the base
@@ -84,6 +92,7 @@ struct ListSearch {
 };
 
 inline constexpr std::size_t stateBytes = sizeof(Cost) + sizeof(Value);
+inline constexpr std::size_t listBytes = 3 * sizeof(double);  // more, for a state of the last list
 inline constexpr std::size_t noLimit = std::numeric_limits<std::size_t>::max();
 
 // `beam` keeps only that many most promising states a list. `states` ends the search once it holds so many.

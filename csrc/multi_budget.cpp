@@ -7,6 +7,7 @@
 
 #include "multi_search.h"
 #include "multipliers.h"
+#include "single_budget.h"
 
 namespace rdprune {
 
@@ -19,7 +20,7 @@ constexpr std::size_t undecided = 12;  // classes with an alternative within the
 constexpr double beamReach = 8.0;      // times that gap; and again as long as there is nothing
 constexpr double targetGrowth = 4.0;
 constexpr double firstShare = 0x1p-6;  // of the gap left by the beam, for the first search
-constexpr double noLimit = std::numeric_limits<double>::infinity();
+constexpr double noGap = std::numeric_limits<double>::infinity();
 
 std::vector<Cost> leastCosts(const Problem& problem) {
     std::vector<Cost> least(problem.dimensions);
@@ -27,9 +28,9 @@ std::vector<Cost> leastCosts(const Problem& problem) {
     return least;
 }
 
-LagrangianBase makeBase(const Problem& problem, std::span<const Cost> budgets) {
+LagrangianBase makeBase(const Problem& problem, std::span<const Cost> budgets, Watch& watch) {
     LagrangianBase base;
-    base.multipliers = findMultipliers(problem, budgets);
+    base.multipliers = findMultipliers(problem, budgets, watch);
     base.option = minimiseLagrangian(problem, base.multipliers);
     base.slack.assign(budgets.begin(), budgets.end());
     base.value = problem.totalValue(base.option);
@@ -47,7 +48,7 @@ double undecidedGap(const Problem& problem, const LagrangianBase& base) {
     std::vector<double> nearest;
     for (std::size_t cls = 0; cls < problem.size(); ++cls) {
         const std::size_t origin = base.option[cls];
-        double least = noLimit;
+        double least = noGap;
         for (std::size_t i = problem.offsets[cls]; i < problem.offsets[cls + 1]; ++i) {
             if (i == origin) continue;
             double reduced = toDouble(problem.values[i] - problem.values[origin]);
@@ -57,7 +58,7 @@ double undecidedGap(const Problem& problem, const LagrangianBase& base) {
                                                problem.costs[origin * dimensions + d]);
             least = std::min(least, reduced);
         }
-        if (least < noLimit) nearest.push_back(std::max(least, 0.0));
+        if (least < noGap) nearest.push_back(std::max(least, 0.0));
     }
     if (nearest.empty()) return 0.0;
     const auto rank =
@@ -83,7 +84,7 @@ MultiSearch searchBeams(const Problem& problem, const LagrangianBase& base, std:
         reach *= beamReach;
     }
     for (const std::size_t width : {narrowBeam, wideBeam})
-        if (found.outcome == MultiSearch::Outcome::nothing) found = beam(noLimit, width);
+        if (found.outcome == MultiSearch::Outcome::nothing) found = beam(noGap, width);
     if (found.outcome != MultiSearch::Outcome::found) return found;
     MultiSearch wider = beam(found.gap, widerBeam);
     const bool better = wider.outcome == MultiSearch::Outcome::found && wider.gap <= found.gap;
@@ -98,14 +99,14 @@ Solution solveMultiBudget(const Problem& problem, std::span<const Cost> budgets,
     for (std::size_t d = 0; d < problem.dimensions; ++d)
         if (least[d] > budgets[d]) throw InfeasibleBudget(least);
     Watch watch(limits);
-    const LagrangianBase base = makeBase(problem, budgets);
+    const LagrangianBase base = makeBase(problem, budgets, watch);
     Solution solution;
     for (const double multiplier : base.multipliers)
         solution.multipliers.push_back(problem.scale.toDistortion(multiplier));
 
     MultiSearch best = searchBeams(problem, base, solution.states, watch);
     const bool known = best.outcome == MultiSearch::Outcome::found;
-    double gap = known ? best.gap * firstShare : noLimit;
+    double gap = known ? best.gap * firstShare : noGap;
     double proved = 0.0;
     while (!solution.optimal) {
         const double width = gap;
@@ -120,7 +121,7 @@ Solution solveMultiBudget(const Problem& problem, std::span<const Cost> budgets,
         } else {
             proved = width;
             gap = !known || width >= best.gap
-                      ? noLimit
+                      ? noGap
                       : std::min(best.gap, std::max(gap * targetGrowth, firstShare * best.gap));
         }
     }
@@ -129,11 +130,13 @@ Solution solveMultiBudget(const Problem& problem, std::span<const Cost> budgets,
             "the limit ended the search before an allocation within all budgets was found; raise "
             "time_limit or memory_limit");
     solution.choice = problem.layerChoice(best.option);
-    if (!solution.optimal) {
+    if (solution.optimal) {
+        settle(problem, best.option, solution);
+    } else {
         const double margin =
             0x1p-44 * (std::abs(base.bound) + lagrangianScale(problem, base.multipliers));
-        solution.lowerBound = problem.scale.toDistortion(static_cast<double>(base.value) +
-                                                         base.bound + proved - margin);
+        solution.lowerBound = problem.unrounded(problem.scale.toDistortion(
+            static_cast<double>(base.value) + base.bound + proved - margin));
     }
     return solution;
 }

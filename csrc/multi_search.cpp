@@ -16,6 +16,7 @@ namespace {
 constexpr double relativeMargin = 0x1p-44;    // for one option
 constexpr double roundingMargin = 0x1p-49;    // for each term of a running sum
 constexpr std::size_t dominanceWindow = 256;  // kept states that a new one is compared with
+constexpr std::size_t stepsBetween = std::size_t{1} << 12;  // two looks at the limits
 
 struct Stage {
     std::size_t cls = 0;
@@ -57,6 +58,8 @@ struct Slope {
     double value;
 };
 
+constexpr std::size_t stairBytes = 80;  // of a node of std::map
+
 struct Search {
     std::size_t dimensions = 1;
     double gap = 0.0;
@@ -64,6 +67,19 @@ struct Search {
     bool cut = false;
     std::vector<Stage> stages;
     std::vector<std::vector<Curve>> curves;  // after each stage, a dimension
+    std::size_t held = 0;                    // bytes, without the list under way
+    Watch* watch = nullptr;
+
+    [[nodiscard]] std::size_t stateBytes() const {
+        return dimensions * sizeof(Cost) + sizeof(Value) + sizeof(double);
+    }
+    // Of a list under way, for each state: arrays that grow by doubling, gaps, and the order.
+    [[nodiscard]] std::size_t growingBytes() const {
+        return 2 * (stateBytes() + sizeof(double)) + sizeof(std::size_t);
+    }
+    // Of a list that is being thinned out, for each state kept.
+    [[nodiscard]] std::size_t keptBytes() const { return 2 * stateBytes() + stairBytes; }
+    void check(std::size_t bytes) const { watch->check(held + bytes); }
 };
 
 double priced(const std::vector<double>& multipliers, const Cost* cost) {
@@ -112,6 +128,7 @@ void buildCurves(Search& search, const std::vector<double>& multipliers) {
         std::vector<Slope> slopes;  // of all classes to come, steepest first
         Slope start{0, 0.0};
         for (std::size_t t = stages + 1; t-- > 0;) {
+            search.check(0);
             if (t < stages) {
                 Slope first{0, 0.0};
                 auto added =
@@ -127,6 +144,10 @@ void buildCurves(Search& search, const std::vector<double>& multipliers) {
                                    });
             }
             Curve& curve = search.curves[t][d];
+            const std::size_t knots = slopes.size() + 1;
+            curve.cost.reserve(knots);
+            curve.value.reserve(knots);
+            search.held += knots * (sizeof(Cost) + sizeof(double));
             curve.cost.push_back(start.cost);
             curve.value.push_back(start.value);
             for (const Slope& slope : slopes) {
@@ -137,8 +158,9 @@ void buildCurves(Search& search, const std::vector<double>& multipliers) {
     }
 }
 
-Search prepare(const Problem& problem, const LagrangianBase& base, double gap) {
+Search prepare(const Problem& problem, const LagrangianBase& base, double gap, Watch& watch) {
     Search search;
+    search.watch = &watch;
     search.dimensions = problem.dimensions;
     search.gap = gap;
     const std::size_t dimensions = problem.dimensions;
@@ -205,8 +227,10 @@ States expand(Search& search, const LagrangianBase& base, std::size_t t, const S
     States after;
     std::vector<Cost> cost(dimensions);
     gaps.clear();
+    std::size_t steps = 0;
     for (std::size_t s = 0; s < before.size(); ++s)
         for (std::size_t i = 0; i < stage.value.size(); ++i) {
+            if (++steps % stepsBetween == 0) search.check(after.size() * search.growingBytes());
             for (std::size_t d = 0; d < dimensions; ++d)
                 cost[d] = before.cost[s * dimensions + d] + stage.cost[i * dimensions + d];
             const Value value = before.value[s] + stage.value[i];
@@ -259,19 +283,28 @@ private:
 };
 
 // Sorts the states and drops the dominated ones and, with a beam, all but the most promising.
-States thinOut(const States& states, const std::vector<double>& gaps, std::size_t dimensions,
+States thinOut(const Search& search, const States& states, const std::vector<double>& gaps,
                std::size_t beam) {
+    const std::size_t dimensions = search.dimensions;
+    const std::size_t before = states.size() * search.growingBytes();
+    std::size_t steps = 0;
+    const auto look = [&](std::size_t kept) {
+        if (++steps % stepsBetween == 0) search.check(before + kept * search.keptBytes());
+    };
     std::vector<std::size_t> order(states.size());
     std::iota(order.begin(), order.end(), std::size_t{0});
     if (beam > 0 && order.size() > beam) {
-        std::stable_sort(order.begin(), order.end(),
-                         [&](std::size_t a, std::size_t b) { return gaps[a] < gaps[b]; });
+        std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+            look(0);
+            return gaps[a] < gaps[b];
+        });
         order.resize(beam);
     }
     const auto row = [&](std::size_t s) {
         return std::span(states.cost).subspan(s * dimensions, dimensions);
     };
     std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+        look(0);
         for (std::size_t d = 0; d < dimensions; ++d)
             if (row(a)[d] != row(b)[d]) return row(a)[d] < row(b)[d];
         return states.value[a] < states.value[b];
@@ -279,6 +312,7 @@ States thinOut(const States& states, const std::vector<double>& gaps, std::size_
     States kept;
     Dominance dominance(dimensions);
     for (const std::size_t s : order) {
+        look(kept.size());
         const bool equal =
             kept.size() > 0 && std::ranges::equal(row(s), std::span(kept.cost).last(dimensions));
         if (equal || dominance.dominated(kept, row(s).data(), states.value[s])) continue;
@@ -295,33 +329,41 @@ std::size_t bestState(const States& states) {
                                     states.value.begin());
 }
 
+// The search itself; throws LimitReached.
+void searchStages(Search& search, const LagrangianBase& base, std::size_t beam,
+                  std::vector<States>& lists, std::size_t& found) {
+    std::vector<double> gaps;
+    for (std::size_t t = 0; t < search.stages.size(); ++t) {
+        search.check(0);
+        const States states = expand(search, base, t, lists[t], gaps);
+        lists.push_back(thinOut(search, states, gaps, beam));
+        search.held += lists.back().size() * 2 * search.stateBytes();
+        found += lists.back().size();
+    }
+}
+
 }  // namespace
 
 MultiSearch searchVectors(const Problem& problem, const LagrangianBase& base, double gap,
                           std::size_t beam, Watch& watch) {
-    Search search = prepare(problem, base, gap);
-    const std::size_t dimensions = problem.dimensions;
-    const std::size_t stateBytes = dimensions * sizeof(Cost) + sizeof(Value) + 2 * sizeof(double);
     MultiSearch result;
+    const std::size_t dimensions = problem.dimensions;
+    Search search;
     std::vector<States> lists(1);
     lists[0].cost.assign(dimensions, 0);
     lists[0].value.push_back(0);
     lists[0].reduced.push_back(0.0);
-    std::vector<double> gaps;
-    // Without a stage there is one allocation, which must keep the budgets too.
-    if (std::isinf(leastGap(search, base, 0, lists[0].cost.data(), 0.0))) {
-        result.cut = search.cut;
-        return result;
-    }
-    for (std::size_t t = 0; t < search.stages.size(); ++t) {
-        const std::size_t most = lists[t].size() * search.stages[t].value.size();
-        if ((result.states + 2 * most) * stateBytes > watch.bytes() || watch.expired()) {
-            result.outcome = MultiSearch::Outcome::limit;
+    try {
+        search = prepare(problem, base, gap, watch);
+        // Without a stage there is one allocation, which must keep the budgets too.
+        if (std::isinf(leastGap(search, base, 0, lists[0].cost.data(), 0.0))) {
+            result.cut = search.cut;
             return result;
         }
-        const States states = expand(search, base, t, lists[t], gaps);
-        lists.push_back(thinOut(states, gaps, dimensions, beam));
-        result.states += lists.back().size();
+        searchStages(search, base, beam, lists, result.states);
+    } catch (const LimitReached&) {
+        result.outcome = MultiSearch::Outcome::limit;
+        return result;
     }
     result.cut = search.cut;
     const States& last = lists.back();
@@ -341,7 +383,7 @@ MultiSearch searchVectors(const Problem& problem, const LagrangianBase& base, do
         const Stage& stage = search.stages[t];
         trace[t] = {stage.cls, stage.cost, stage.value, stage.index, lists[t].cost, lists[t].value};
     }
-    const std::vector<std::size_t> taken = traceBack(trace, cost, last.value[best]);
+    const std::vector<std::size_t> taken = traceBack(trace, cost, last.value[best], watch);
     for (std::size_t t = 0; t < trace.size(); ++t)
         result.option[search.stages[t].cls] = search.stages[t].option[taken[t]];
     return result;

@@ -111,7 +111,8 @@ std::vector<std::size_t> minimiseLagrangian(const Problem& problem,
     return best;
 }
 
-std::vector<double> findMultipliers(const Problem& problem, std::span<const Cost> budgets) {
+std::vector<double> findMultipliers(const Problem& problem, std::span<const Cost> budgets,
+                                    Watch& watch) {
     const std::size_t dimensions = problem.dimensions;
     const double range = valueRange(problem);
     std::vector<double> unit(dimensions);  // budgets as doubles, never zero
@@ -140,7 +141,7 @@ std::vector<double> findMultipliers(const Problem& problem, std::span<const Cost
     master.start(cheapest.column, cheapest.value);
     std::vector<double> best(dimensions, 0.0);
     double bestDual = -std::numeric_limits<double>::infinity();
-    for (int iteration = 0; iteration < maxIterations; ++iteration) {
+    for (int iteration = 0; iteration < maxIterations && !watch.expired(); ++iteration) {
         const std::vector<double> prices = master.prices();
         const std::vector<double> multipliers = scaled(prices);
         const Totals sum = totals(minimiseLagrangian(problem, multipliers));

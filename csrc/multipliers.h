@@ -16,12 +16,13 @@
 #include <vector>
 
 #include "problem.h"
+#include "watch.h"
 
 namespace rdprune {
 
-// Units of value per unit of each cost; the best of all lambdas tried.
+// Units of value per unit of each cost; the best of all lambdas tried before the time was up.
 [[nodiscard]] std::vector<double> findMultipliers(const Problem& problem,
-                                                  std::span<const Cost> budgets);
+                                                  std::span<const Cost> budgets, Watch& watch);
 
 // The option of every class that minimises value + lambda . cost; the first one among equals.
 [[nodiscard]] std::vector<std::size_t> minimiseLagrangian(const Problem& problem,

@@ -81,7 +81,8 @@ Value toValue(double units) {
 void NearSolver::start(const Problem& reduced, Cost budget) {
     const Relaxation relaxation = relax(reduced);
     Workspace work;
-    first_ = solveSingleBudget(reduced, relaxation, std::min(budget, maxTotalCost), limits_, work);
+    const Limits left{watch_.left(), limits_.bytes, limits_.poll};
+    first_ = solveSingleBudget(reduced, relaxation, std::min(budget, maxTotalCost), left, work);
     const Base base = solveRelaxation(reduced, relaxation, std::min(budget, maxTotalCost));
     base_.multiplier = base.multiplier;
     base_.slack = base.slack;
@@ -223,8 +224,17 @@ NearOptimal NearSolver::run() {
         const Value least = result.complete ? end
                             : proved_       ? listed_.rbegin()->value
                                             : std::min(covered_, listed_.rbegin()->value);
-        result.lowerBound = problem_.scale.toDistortion(origin_ + least);
+        result.lowerBound = problem_.unrounded(problem_.scale.toDistortion(origin_ + least));
     }
+    // Which of two comes first may be for their rounding alone.
+    const bool exact = problem_.scale.exact;
+    result.optimal = result.optimal && exact;
+    result.bestOptimal = result.bestOptimal && exact;
+    result.complete = result.complete && exact;
+    if (!exact)
+        result.lowerBound =
+            std::min(result.lowerBound, problem_.unrounded(problem_.scale.toDistortion(
+                                            origin_ + std::min(covered_, listed_.begin()->value))));
     return result;
 }
 

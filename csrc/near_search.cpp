@@ -72,6 +72,9 @@ private:
     void coverKnots(std::size_t stage);
     NearList keepPromising(const NearList& merged);
     void merge(const NearList& a, const NearList& b, NearList& out);
+    void hold(NearList& list, std::size_t size);
+    void require(std::size_t bytes);
+    void searchStages();
     void extend(const NearList& list, const NearList& rows, std::size_t first, std::size_t count,
                 std::size_t level, NearList& out);
 
@@ -85,6 +88,7 @@ private:
     std::vector<Slope> slopes_;  // of all stages, steepest first
     std::vector<Knot> knots_;
     std::vector<NearList> pool_;  // two lists for each level of `extend`
+    std::size_t held_ = 0;        // bytes of the pool and the list under way
 };
 
 // Options of the class whose reduced cost is at most `most`, in order of cost, value and index,
@@ -210,7 +214,8 @@ NearList Search::keepPromising(const NearList& merged) {
     };
     std::size_t knot = knots_.size() - 1;
     for (std::size_t i = 0; i < merged.size(); ++i) {
-        if (i % pollEvery == 0) watch_.poll();
+        if (i % pollEvery == 0) require(2 * kept.size() * (sizeof(Kept) + stateBytes));
+        if (i % pollEvery == 0) watch_.check();
         const Cost left = base_.slack - merged.cost[i];
         while (knot > 0 && knots_[knot].cost > left) --knot;
         if (knots_[knot].cost > left) break;
@@ -224,10 +229,11 @@ NearList Search::keepPromising(const NearList& merged) {
     if (effort_.beam != noBeam)
         std::sort(kept.begin(), kept.end(),
                   [](const Kept& a, const Kept& b) { return a.second < b.second; });
+    require(kept.size() * (2 * sizeof(Kept) + stateBytes));
     NearList list;
     list.restart(kept.size());
     for (const auto& [bound, i] : kept) {
-        if (list.size() % pollEvery == 0) watch_.poll();
+        if (list.size() % pollEvery == 0) watch_.check();
         list.push(merged.cost[i], merged.value[i], merged.ways[i]);
     }
     return list;
@@ -235,6 +241,8 @@ NearList Search::keepPromising(const NearList& merged) {
 
 // Merges two lists, adding up the ways of equal states and dropping what enough others dominate.
 void Search::merge(const NearList& a, const NearList& b, NearList& out) {
+    const std::size_t peak = out.peak;
+    hold(out, a.size() + b.size());
     out.restart(a.size() + b.size());
     Rank rank(effort_.ways);
     const auto before = [](const NearList& one, std::size_t i, const NearList& other,
@@ -243,7 +251,7 @@ void Search::merge(const NearList& a, const NearList& b, NearList& out) {
                                             : one.value[i] < other.value[j];
     };
     for (std::size_t i = 0, j = 0; i < a.size() || j < b.size();) {
-        if ((i + j) % pollEvery < 2) watch_.poll();
+        if ((i + j) % pollEvery < 2) watch_.check();
         const bool fromA = j == b.size() || (i < a.size() && !before(b, j, a, i));
         const bool fromB = i == a.size() || (j < b.size() && !before(a, i, b, j));
         const Cost cost = fromA ? a.cost[i] : b.cost[j];
@@ -257,15 +265,33 @@ void Search::merge(const NearList& a, const NearList& b, NearList& out) {
         rank.push(value, counted);
         out.push(cost, value, counted);
     }
+    const std::size_t written = std::max(peak, out.size());
+    held_ -= (out.peak - written) * stateBytes;
+    out.peak = written;
+}
+
+// Counts what a list is about to grow to.
+void Search::hold(NearList& list, std::size_t size) {
+    if (size > list.peak) {
+        held_ += (size - list.peak) * stateBytes;
+        list.peak = size;
+    }
+    require(0);
+}
+
+// Throws if the lists, and so many bytes more, are beyond the limit.
+void Search::require(std::size_t bytes) {
+    if (held_ + result_.states * stateBytes + bytes > watch_.bytes()) throw LimitReached{};
 }
 
 // The list extended by `count` options from `first` on, by halves.
 void Search::extend(const NearList& list, const NearList& rows, std::size_t first,
                     std::size_t count, std::size_t level, NearList& out) {
     if (count == 1) {
+        hold(out, list.size());
         out.restart(list.size());
         for (std::size_t i = 0; i < list.size(); ++i) {
-            if (i % pollEvery == 0) watch_.poll();
+            if (i % pollEvery == 0) watch_.check();
             out.push(list.cost[i] + rows.cost[first], list.value[i] + rows.value[first],
                      list.ways[i]);
         }
@@ -276,6 +302,19 @@ void Search::extend(const NearList& list, const NearList& rows, std::size_t firs
     extend(list, rows, first, count / 2, level + 1, left);
     extend(list, rows, first + count / 2, count - count / 2, level + 1, right);
     merge(left, right, out);
+}
+
+void Search::searchStages() {
+    NearList merged;
+    for (std::size_t t = 0; t < result_.stages.size(); ++t) {
+        const NearStage& stage = result_.stages[t];
+        watch_.check();
+        if (result_.states > effort_.states) throw LimitReached{};
+        extend(result_.lists.back(), stage.rows, 0, stage.option.size(), 0, merged);
+        coverKnots(t);
+        result_.lists.push_back(keepPromising(merged));
+        result_.states += result_.lists.back().size();
+    }
 }
 
 NearSearch Search::run() {
@@ -289,19 +328,10 @@ NearSearch Search::run() {
     result_.lists.resize(1);
     result_.lists.front().push(0, 0, 1);
     result_.states = 1;
-    NearList merged;
-    for (std::size_t t = 0; t < result_.stages.size(); ++t) {
-        const NearStage& stage = result_.stages[t];
-        const std::size_t most = result_.lists.back().size() * stage.option.size();
-        if (result_.states > effort_.states ||
-            (result_.states + 4 * most) * stateBytes > watch_.bytes() || watch_.expired()) {
-            result_.limit = true;
-            break;
-        }
-        extend(result_.lists.back(), stage.rows, 0, stage.option.size(), 0, merged);
-        coverKnots(t);
-        result_.lists.push_back(keepPromising(merged));
-        result_.states += result_.lists.back().size();
+    try {
+        searchStages();
+    } catch (const LimitReached&) {
+        result_.limit = true;
     }
     return std::move(result_);
 }

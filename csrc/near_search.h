@@ -26,6 +26,7 @@ struct NearList {
     std::vector<Cost> cost;
     std::vector<Value> value;
     std::vector<std::uint32_t> ways;  // up to k
+    std::size_t peak = 0;             // rows written since the search began
 
     [[nodiscard]] std::size_t size() const { return cost.size(); }
     void restart(std::size_t most);  // empty, with room for so many

@@ -10,6 +10,7 @@ namespace rdprune {
 namespace {
 
 constexpr std::size_t maxEdges = std::size_t{1} << 22;
+constexpr std::size_t edgeBytes = 128;  // of the limit, for an edge and its node
 
 // From a node before the stage, by an option, to a node after it.
 struct Edge {
@@ -45,7 +46,7 @@ private:
     std::vector<Layer> layers_;
     std::vector<std::uint32_t> lastMark_;  // of the one node after the last stage
     std::uint32_t marks_ = 0;
-    std::size_t left_ = maxEdges;
+    std::size_t left_;
     bool whole_ = true;
     std::vector<std::size_t> order_;  // stages by class
     std::size_t most_ = 0;
@@ -75,7 +76,11 @@ void Ways::collect(std::size_t stage, std::vector<std::size_t>& nodes) {
     Layer& layer = layers_[stage];
     std::vector<std::size_t> found;
     for (std::size_t node = 0; node < nodes.size(); ++node) {
-        if (node % 256 == 0) watch_.poll();
+        if (node % 256 == 255 && watch_.expired()) left_ = 0;
+        if (left_ == 0 && !layer.edges.empty()) {
+            whole_ = false;
+            break;
+        }
         for (std::size_t option = 0; option < rows.size(); ++option) {
             const std::size_t position =
                 findState(before, after.cost[nodes[node]] - rows.cost[option],
@@ -103,7 +108,11 @@ void Ways::collect(std::size_t stage, std::vector<std::size_t>& nodes) {
 }
 
 Ways::Ways(const NearSearch& search, std::size_t state, Watch& watch)
-    : search_(search), watch_(watch), layers_(search.stages.size()), lastMark_(1, 0) {
+    : search_(search),
+      watch_(watch),
+      layers_(search.stages.size()),
+      lastMark_(1, 0),
+      left_(std::min(maxEdges, watch.bytes() / edgeBytes)) {
     std::vector<std::size_t> nodes{state};
     for (std::size_t t = layers_.size(); t-- > 0;) collect(t, nodes);
     if (!whole_) prune();  // where edges were left out there are dead ends
@@ -148,6 +157,10 @@ void Ways::prune() {
 
 void Ways::choose(std::size_t position) {
     if (found_.size() == most_) return;
+    if (!found_.empty() && watch_.expired()) {
+        whole_ = false;
+        return;
+    }
     if (position == order_.size()) {
         std::vector<std::size_t> taken(layers_.size());
         for (std::size_t t = 0; t < layers_.size(); ++t) taken[t] = layers_[t].edges.front().option;

@@ -1,6 +1,7 @@
 #include "problem.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "layout.h"
 
@@ -28,6 +29,13 @@ Value Problem::totalValue(const std::vector<std::size_t>& option) const {
     Value total = 0;
     for (const std::size_t chosen : option) total += values[chosen];
     return total;
+}
+
+Distortion Problem::unrounded(Distortion lowerBound) const {
+    if (scale.exact) return lowerBound;
+    const double unit = scale.toDistortion(1.0);
+    const double most = unit * static_cast<double>(classOf.size());
+    return lowerBound - most - 0x1p-51 * std::abs(lowerBound);
 }
 
 Problem makeProblem(const Instance& instance) {

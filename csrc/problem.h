@@ -43,6 +43,9 @@ struct Problem {
     // One option a class, given by its position in the option arrays, as one option index a layer.
     [[nodiscard]] std::vector<Index> layerChoice(const std::vector<std::size_t>& option) const;
     [[nodiscard]] Value totalValue(const std::vector<std::size_t>& option) const;
+    // A bound on the distortions as they are, of a bound on their fixed-point numbers: if these are
+    // rounded, a sum is off by up to half a unit a layer.
+    [[nodiscard]] Distortion unrounded(Distortion lowerBound) const;
 };
 
 // Throws std::invalid_argument that names the layer, the value and the rule.

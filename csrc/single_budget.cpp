@@ -25,6 +25,13 @@ Value toValue(double units) {
 
 }  // namespace
 
+void settle(const Problem& problem, const std::vector<std::size_t>& option, Solution& solution) {
+    solution.optimal = problem.scale.exact;
+    if (!solution.optimal)
+        solution.lowerBound =
+            problem.unrounded(problem.scale.toDistortion(problem.totalValue(option)));
+}
+
 Solution solveSingleBudget(const Problem& problem, const Relaxation& relaxation, Cost budget,
                            const Limits& limits, Workspace& work) {
     if (relaxation.leastCost > budget) throw InfeasibleBudget({relaxation.leastCost});
@@ -38,16 +45,18 @@ Solution solveSingleBudget(const Problem& problem, const Relaxation& relaxation,
     solution.multipliers = {problem.scale.toDistortion(base.multiplier)};
     if (base.multiplier == 0.0) {
         solution.choice = problem.layerChoice(base.option);
-        solution.optimal = true;
+        settle(problem, base.option, solution);
         return solution;
     }
     Watch watch(limits);
+    work.startWithin(limits.bytes);
     work.prices.compute(problem, relaxation, base);
     const double bound = -base.multiplier * static_cast<double>(base.slack);
     std::vector<std::size_t> best = base.option;
     Value bestValue = 0;
     double proved = bound;
     auto outcome = ListSearch::Outcome::nothing;
+    bool exhausted = false;
     // True if that was the last search that is needed, or that there is time for.
     const auto search = [&](Value target, const Effort& effort) {
         ListSearch found =
@@ -59,6 +68,7 @@ Solution solveSingleBudget(const Problem& problem, const Relaxation& relaxation,
             bestValue = found.value;
         }
         outcome = found.outcome;
+        exhausted = exhausted || found.exhausted;
         solution.optimal = outcome == ListSearch::Outcome::found;
         if (!solution.optimal) proved = std::max(proved, found.bound);
         return solution.optimal || watch.expired();
@@ -79,14 +89,16 @@ Solution solveSingleBudget(const Problem& problem, const Relaxation& relaxation,
         const bool last = states > watch.bytes() / stateBytes;
         done = search(bestValue, {.states = last ? noLimit : states}) || last;
         beam *= growth;
-        done = done || search(bestValue, {.beam = beam});
+        done = done || search(bestValue, {.beam = beam}) || exhausted;
     }
     solution.choice = problem.layerChoice(best);
-    if (!solution.optimal) {
+    if (solution.optimal) {
+        settle(problem, best, solution);
+    } else {
         const double margin =
             relativeMargin * (std::abs(bound) + lagrangianScale(problem, {base.multiplier}));
-        solution.lowerBound =
-            problem.scale.toDistortion(toDouble(problem.totalValue(base.option)) + proved - margin);
+        solution.lowerBound = problem.unrounded(problem.scale.toDistortion(
+            toDouble(problem.totalValue(base.option)) + proved - margin));
     }
     return solution;
 }

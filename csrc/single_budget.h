@@ -15,4 +15,8 @@ namespace rdprune {
 [[nodiscard]] Solution solveSingleBudget(const Problem& problem, const Relaxation& relaxation,
                                          Cost budget, const Limits& limits, Workspace& work);
 
+// Says of a proved optimum of the fixed-point numbers that it is one of the distortions, or, if these were
+// rounded, how far it may be from one.
+void settle(const Problem& problem, const std::vector<std::size_t>& option, Solution& solution);
+
 }  // namespace rdprune

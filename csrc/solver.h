@@ -10,8 +10,9 @@
 namespace rdprune {
 
 struct Solution {
-    std::vector<Index> choice;    // layers; option index inside the layer
-    bool optimal = false;         // proved; otherwise a limit ended the search
+    std::vector<Index> choice;  // layers; option index inside the layer
+    // Proved; otherwise a limit ended the search, or distortions had to be rounded (fixed_point.h).
+    bool optimal = false;
     Distortion lowerBound = 0.0;  // no allocation within the budget has less; valid if not optimal
     std::vector<double> multipliers;  // dimensions; distortion saved per unit of cost, >= 0
     std::size_t states = 0;           // kept by the search, as a measure of its work

@@ -9,6 +9,8 @@ namespace rdprune {
 namespace {
 
 constexpr std::size_t maxEdges = std::size_t{1} << 22;
+constexpr std::size_t edgeBytes = 128;      // of the limit, for an edge and its node
+constexpr std::size_t nodesBetween = 1024;  // two looks at the clock
 
 // From a node before the stage, by an option, to a node after it.
 struct Edge {
@@ -20,7 +22,6 @@ struct Edge {
 struct Graph {
     std::vector<std::vector<Edge>> edges;  // a stage
     std::vector<std::size_t> nodes;        // before each stage, and after the last
-    std::size_t forks = 0;
 };
 
 // Position of the state (cost, value) before a stage, or the number of states.
@@ -52,20 +53,22 @@ std::size_t findState(const TraceStage& stage, const std::vector<Cost>& cost, Va
 // Edges of one stage into the states `after`, and the positions of the states they come from.
 std::vector<std::size_t> collectEdges(const TraceStage& stage, const std::vector<Cost>& after,
                                       const std::vector<Value>& afterValue, std::size_t dimensions,
-                                      std::size_t most, std::vector<Edge>& edges) {
+                                      std::size_t most, std::vector<Edge>& edges, Watch& watch) {
     std::vector<std::size_t> found;
     std::vector<Cost> wanted(dimensions);
-    for (std::size_t node = 0; node < afterValue.size(); ++node)
+    for (std::size_t node = 0; node < afterValue.size() && edges.size() < most; ++node) {
+        if (node % nodesBetween == nodesBetween - 1 && watch.expired()) most = 1;
         for (std::size_t option = 0; option < stage.value.size(); ++option) {
             for (std::size_t d = 0; d < dimensions; ++d)
                 wanted[d] = after[node * dimensions + d] - stage.cost[option * dimensions + d];
             const std::size_t position =
                 findState(stage, wanted, afterValue[node] - stage.value[option]);
             if (position == stage.beforeValue.size()) continue;
-            if (edges.size() >= std::max<std::size_t>(most, 1)) continue;
+            if (edges.size() >= most) break;
             edges.push_back({position, node, option});
             found.push_back(position);
         }
+    }
     std::sort(found.begin(), found.end());
     found.erase(std::unique(found.begin(), found.end()), found.end());
     for (Edge& edge : edges)
@@ -74,20 +77,21 @@ std::vector<std::size_t> collectEdges(const TraceStage& stage, const std::vector
     return found;
 }
 
-Graph collectWays(const std::vector<TraceStage>& stages, std::span<const Cost> cost, Value value) {
+Graph collectWays(const std::vector<TraceStage>& stages, std::span<const Cost> cost, Value value,
+                  Watch& watch) {
     const std::size_t dimensions = cost.size();
     Graph graph;
     graph.edges.resize(stages.size());
     graph.nodes.assign(stages.size() + 1, 1);
     std::vector<Cost> after(cost.begin(), cost.end());
     std::vector<Value> afterValue{value};
-    std::size_t left = maxEdges;
+    std::size_t left = std::min(maxEdges, watch.bytes() / edgeBytes);
     for (std::size_t t = stages.size(); t-- > 0;) {
         const TraceStage& stage = stages[t];
         const std::vector<std::size_t> found =
-            collectEdges(stage, after, afterValue, dimensions, left, graph.edges[t]);
+            collectEdges(stage, after, afterValue, dimensions, std::max<std::size_t>(left, 1),
+                         graph.edges[t], watch);
         left -= std::min(left, graph.edges[t].size());
-        graph.forks += graph.edges[t].size() - 1;
         graph.nodes[t] = found.size();
         after.clear();
         afterValue.clear();
@@ -101,11 +105,12 @@ Graph collectWays(const std::vector<TraceStage>& stages, std::span<const Cost> c
 }
 
 // Drops the edges that no longer lie on a whole way.
-void prune(Graph& graph) {
+void prune(Graph& graph, Watch& watch) {
     const std::size_t stages = graph.edges.size();
     std::vector<char> alive(1, 1);
     const auto sweep = [&](std::size_t t, std::size_t nodes, std::size_t Edge::* near,
                            std::size_t Edge::* far) {
+        watch.poll();
         std::vector<char> next(nodes, 0);
         std::erase_if(graph.edges[t], [&](const Edge& edge) { return !alive[edge.*near]; });
         for (const Edge& edge : graph.edges[t]) next[edge.*far] = 1;
@@ -118,7 +123,7 @@ void prune(Graph& graph) {
 
 // The only way back; empty as soon as there is a fork.
 std::vector<std::size_t> onlyWay(const std::vector<TraceStage>& stages, std::span<const Cost> cost,
-                                 Value value) {
+                                 Value value, Watch& watch) {
     const std::size_t dimensions = cost.size();
     std::vector<std::size_t> taken(stages.size());
     std::vector<Cost> after(cost.begin(), cost.end());
@@ -126,6 +131,7 @@ std::vector<std::size_t> onlyWay(const std::vector<TraceStage>& stages, std::spa
     for (std::size_t t = stages.size(); t-- > 0;) {
         const TraceStage& stage = stages[t];
         std::size_t ways = 0;
+        watch.poll();
         for (std::size_t option = 0; option < stage.value.size(); ++option) {
             for (std::size_t d = 0; d < dimensions; ++d)
                 wanted[d] = after[d] - stage.cost[option * dimensions + d];
@@ -144,28 +150,34 @@ std::vector<std::size_t> onlyWay(const std::vector<TraceStage>& stages, std::spa
 }  // namespace
 
 std::vector<std::size_t> traceBack(const std::vector<TraceStage>& stages,
-                                   std::span<const Cost> cost, Value value) {
-    std::vector<std::size_t> only = onlyWay(stages, cost, value);
+                                   std::span<const Cost> cost, Value value, Watch& watch) {
+    std::vector<std::size_t> only = onlyWay(stages, cost, value, watch);
     if (only.size() == stages.size()) return only;
-    Graph graph = collectWays(stages, cost, value);
-    if (graph.forks > 0) {
-        prune(graph);  // where edges were left out there are dead ends
-        std::vector<std::size_t> order(stages.size());
-        std::iota(order.begin(), order.end(), std::size_t{0});
-        std::sort(order.begin(), order.end(),
-                  [&](std::size_t a, std::size_t b) { return stages[a].cls < stages[b].cls; });
-        for (const std::size_t t : order) {
-            Index lowest = std::numeric_limits<Index>::max();
-            for (const Edge& edge : graph.edges[t])
-                lowest = std::min(lowest, stages[t].index[edge.option]);
-            const auto dropped = std::erase_if(graph.edges[t], [&](const Edge& edge) {
-                return stages[t].index[edge.option] != lowest;
-            });
-            if (dropped > 0) prune(graph);
-        }
+    Graph graph = collectWays(stages, cost, value, watch);
+    prune(graph, watch);  // where edges were left out there are dead ends
+    std::vector<std::size_t> order(stages.size());
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    std::sort(order.begin(), order.end(),
+              [&](std::size_t a, std::size_t b) { return stages[a].cls < stages[b].cls; });
+    for (const std::size_t t : order) {
+        if (watch.expired()) break;
+        Index lowest = std::numeric_limits<Index>::max();
+        for (const Edge& edge : graph.edges[t])
+            lowest = std::min(lowest, stages[t].index[edge.option]);
+        const auto dropped = std::erase_if(graph.edges[t], [&](const Edge& edge) {
+            return stages[t].index[edge.option] != lowest;
+        });
+        if (dropped > 0) prune(graph, watch);
     }
+    // One way is left, or several if the time is up.
     std::vector<std::size_t> taken(stages.size());
-    for (std::size_t t = 0; t < stages.size(); ++t) taken[t] = graph.edges[t].front().option;
+    std::size_t node = 0;
+    for (std::size_t t = 0; t < stages.size(); ++t) {
+        const auto edge = std::find_if(graph.edges[t].begin(), graph.edges[t].end(),
+                                       [&](const Edge& e) { return e.from == node; });
+        taken[t] = edge->option;
+        node = edge->to;
+    }
     return taken;
 }
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "types.h"
+#include "watch.h"
 
 namespace rdprune {
 
@@ -25,8 +26,9 @@ struct TraceStage {
 };
 
 // Which option every stage takes. `cost` (dimensions) and `value` are the final state. Beyond four
-// million tied ways the rest are not looked at.
+// million tied ways, a quarter of the memory limit or the time limit the rest are not looked at.
 [[nodiscard]] std::vector<std::size_t> traceBack(const std::vector<TraceStage>& stages,
-                                                 std::span<const Cost> cost, Value value);
+                                                 std::span<const Cost> cost, Value value,
+                                                 Watch& watch);
 
 }  // namespace rdprune

@@ -15,6 +15,9 @@ struct Limits {
     std::function<void()> poll;                // called now and then; may throw to interrupt
 };
 
+// Thrown inside a search, and caught there, when a limit ends it.
+struct LimitReached {};
+
 // Started once per solve; `expired` is cheap enough to be asked every few thousand steps.
 class Watch {
 public:
@@ -31,6 +34,10 @@ public:
             limits_.poll();
         }
         return now;
+    }
+    // For loops: to be called every few ten thousand steps, with the bytes the search holds.
+    void check(std::size_t bytes = 0) {
+        if (bytes > limits_.bytes || expired()) throw LimitReached{};
     }
     [[nodiscard]] std::size_t bytes() const { return limits_.bytes; }
     // Seconds until the limit, for a search inside this one.

@@ -42,8 +42,8 @@ def allocate(
 
     Solves the multiple-choice knapsack problem exactly, in integer arithmetic: the budget is
     never exceeded, and the same input gives the same allocation on every machine. Among
-    allocations of equal distortion the one of lower cost is taken, among those the
-    lexicographically smallest `choice`.
+    allocations of equal distortion the one of lower budgeted cost is taken (of several, in the
+    table's order), among those the lexicographically smallest `choice`.
 
     Parameters
     ----------
@@ -79,7 +79,8 @@ def allocate(
     Returns
     -------
     Allocation
-        With status, lower bound, gap and multipliers.
+        With status, lower bound, gap and multipliers. Distortions that span more than 18 orders of
+        magnitude are rounded inside: then the status is ``feasible``, and the gap says how much.
 
     Raises
     ------
@@ -286,7 +287,7 @@ def _to_allocation(
 def explain(
     table: RDTable, names: list[str], rows: list[list[int]], constraints: Constraints
 ) -> InfeasibleBudgetError:
-    """Say which budget is out of reach, and what constrains the layers."""
+    """Say which budget is out of reach, and what constrains the layers, the costliest first."""
     least = {name: _least(table, name, constraints) for name in names}
     budget = dict(zip(names, map(min, zip(*rows, strict=True)), strict=True))
     beyond = [name for name in names if budget[name] < least[name]]
@@ -298,7 +299,20 @@ def explain(
         bounds = " and ".join(f"{name} <= {amount:,}" for name, amount in budget.items())
         text = f"budgets {bounds} can each be met alone, but not together"
     if constraints.reasons:
-        shown = [f"{name!r}: {' and '.join(why)}" for name, why in constraints.reasons.items()]
+        rises = _rises(table, (beyond or names)[0], constraints)
+        order = sorted(constraints.reasons, key=lambda name: -rises[name])
+        shown = [f"{name!r}: {' and '.join(constraints.reasons[name])}" for name in order]
         more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
         text += f" (constrained: {'; '.join(shown[:5])}{more})"
     return InfeasibleBudgetError(text, least)
+
+
+def _rises(table: RDTable, cost: str, constraints: Constraints) -> dict[str, int]:
+    """By how much its constraints raise the least cost of each constrained layer."""
+    found = {}
+    for name in constraints.reasons:
+        layer = table.layer(name)
+        costs = table.costs[cost][layer]
+        allowed = constraints.allowed[slice(*table.offsets[layer : layer + 2])].astype(bool)
+        found[name] = int(costs[allowed].min() - costs.min())
+    return found

@@ -39,6 +39,25 @@ class Measurement:
     response: NDArray[np.float32] | None
     errors: NDArray[np.float64] | None = None
 
+    def packed(self) -> NDArray[np.float64]:
+        """Return all numbers in one array, float64, which `unpacked` reads."""
+        response = np.zeros(0, np.float32) if self.response is None else self.response
+        errors = np.zeros(0) if self.errors is None else self.errors
+        has = self.response is not None, self.errors is not None
+        head = [self.distortion, *has, len(response)]
+        return np.concatenate([head, response.astype(np.float64), errors])
+
+    @staticmethod
+    def unpacked(row: NDArray[np.float64]) -> Measurement:
+        """Return the measurement that was `packed`, bit for bit."""
+        distortion, has_response, has_errors, size = row[:4].tolist()
+        response, errors = np.split(row[4:], [int(size)])
+        return Measurement(
+            distortion,
+            response.astype(np.float32) if has_response else None,
+            errors.copy() if has_errors else None,
+        )
+
     def same_bits(self, other: Measurement) -> bool:
         """Whether all numbers are the same, bit for bit."""
         pairs = ((self.response, other.response), (self.errors, other.errors))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,6 +58,14 @@ class Findings:
     def everything(self) -> Wanted:
         """Positions of all options."""
         return {name: list(range(len(row))) for name, row in self.options.items()}
+
+    def digest(self) -> bytes:
+        """SHA-256 of all options' labels and masks."""
+        rows = {
+            name: [(option.label, option.kept, option.key) for option in row]
+            for name, row in self.options.items()
+        }
+        return hashlib.sha256(json.dumps(rows).encode()).digest()
 
     def table(self, *, keep_errors: bool = False) -> RDTable:
         """Return all options, those not measured interpolated and named in the metadata.

@@ -21,7 +21,7 @@ from rdprune.options import MASK, Option, magnitude_key
 from rdprune.prefix import Prefix
 from rdprune.recovery import Write, Writer, fits, recovered, unmasked_copy
 from rdprune.store import Store
-from rdprune.sweeping import Sweep, open_shelf
+from rdprune.sweeping import Sweep, open_shelf, sign
 from rdprune_core import RDTable
 
 WHOLE: Final = ""  # where the store keeps measurements of the network as it is
@@ -38,6 +38,17 @@ def table_layers(model: nn.Module, table: RDTable) -> dict[str, Prunable]:
     kind = table.metadata.get("mask", MASK)
     if kind != MASK:
         raise ValueError(f"table has masks of kind {kind!r}, must be {MASK!r}")
+    return same_layers(model, table)
+
+
+def same_layers(model: nn.Module, table: RDTable) -> dict[str, Prunable]:
+    """Look up the layers of a table with masks of any kind in a dense model.
+
+    Raises
+    ------
+    ValueError
+        If the table is of another model, or a layer is masked.
+    """
     layers = named_layers(model, table.names, "table")
     shapes = table.metadata.get("shapes", {})
     for name, layer in layers.items():
@@ -213,7 +224,8 @@ def trial(
         if store is not None:
             opened = stack.enter_context(Store(store))
             kind = parse(distortion).name
-            shelf = open_shelf(opened, runner, reference, distortion=kind, recovery=recovery)
+            signed = sign(runner, reference, distortion=kind, recovery=recovery)
+            shelf = open_shelf(opened, signed, reference)
         twin = unmasked_copy(model) if fits(recovery) else None
         prefix = Prefix(runner, reference, layers) if reuse else None
         if prefix is not None:

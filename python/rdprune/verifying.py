@@ -99,6 +99,7 @@ def verify(
     recovery: str | None = None,
     distortion: str | SampleErrors | None = None,
     table: RDTable | None = None,
+    scores: Mapping[str, Tensor] | None = None,
 ) -> VerifyReport:
     """Count the weights of a pruned network, run it, and compare with the allocation's prediction.
 
@@ -126,6 +127,8 @@ def verify(
         By default that of the table; needed again where that is a callable.
     table : RDTable, optional
         The table that the allocation is of, for both objectives' predictions.
+    scores : mapping of str to torch.Tensor, optional
+        As for `masks`: for another criterion than magnitude, if `model` is dense.
 
     Returns
     -------
@@ -162,7 +165,7 @@ def verify(
     references = {name: trial.reference(name) for name in {"none", state}}
     with ExitStack() as stack:
         if dense is None and not masked:
-            kept = stack.enter_context(_pruned(layers, layer_masks(layers, allocation)))
+            kept = stack.enter_context(_pruned(layers, layer_masks(layers, allocation, scores)))
             _compare(kept, expected)
         true = trial.measure(references[state], state, refit=dense is None)
         before, after = true, None

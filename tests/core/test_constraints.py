@@ -325,3 +325,13 @@ def test_one_forbidden_option_needs_no_list() -> None:
     """A single label or index forbids that option."""
     for option in ("dense", 0, np.int64(0)):
         assert allocate(TABLE, "100%", forbidden={"fc": option}).choice.tolist() == [0, 0, 1]
+
+
+def test_the_constraint_that_costs_most_is_named_first() -> None:
+    """Five harmless floors hid the one that makes the budget impossible."""
+    table = RDTable.from_arrays([[10, 0]] * 7, [[0, 1]] * 7)
+    floors = {f"layer{i}": 0 if i < 6 else 10 for i in range(7)}
+    with pytest.raises(
+        InfeasibleBudgetError, match=r"constrained: 'layer6': the floor params >= 10"
+    ):
+        allocate(table, 5, floors=floors)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oracles import Instance, brute_force, highs, small_instance
-from rdprune_core import Allocation, InfeasibleBudgetError, RDTable, allocate
+from rdprune_core import Allocation, InfeasibleBudgetError, RDTable, allocate, near_optimal
 
 
 def to_table(instance: Instance) -> RDTable:
@@ -270,3 +270,17 @@ def test_frontier_equals_single_solves() -> None:
     assert (np.diff(points.distortion) <= 0).all()
     assert points.budgets[0] == sum(row.min() for row in table.costs["params"])
     assert points[-1].cost["params"] <= points.budgets[-1]
+
+
+@pytest.mark.parametrize("budget", [2, {"params": 2, "macs": 2}])
+def test_rounded_distortions_are_not_called_optimal(budget: int | dict[str, int]) -> None:
+    """A table of 33 orders of magnitude is solved to a resolution, and the gap says which."""
+    cost = [[2, 1, 0], [2, 1, 0]]
+    table = RDTable.from_arrays({"params": cost, "macs": cost}, [[0, 1e-3, 1e30], [0, 2e-3, 1e30]])
+    found = allocate(table, budget)
+    assert found.choice.tolist() == [1, 1]
+    assert found.status == "feasible"
+    assert 0 < found.gap < 1e-3
+    near = near_optimal(table, 2, k=3)
+    assert near[0].status == "feasible"
+    assert near[0].lower_bound < near[0].distortion

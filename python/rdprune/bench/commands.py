@@ -7,9 +7,25 @@ from typing import Annotated
 
 import typer
 
+from rdprune.bench import experiments
+from rdprune.bench.iterative import iterative
+from rdprune.bench.shaped import shapes
 from rdprune.console import check_folders, console, emit
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.command(
+    epilog="\b\nExample:\n  rdprune bench iterative --folder run "
+    "--weights resnet20_cifar10_jpeg.safetensors"
+)(iterative)
+app.command(epilog="\b\nExample:\n  rdprune bench shapes --network mnist")(shapes)
+
+
+app.command(
+    epilog="\b\nExample:\n  rdprune bench accuracy --folder run --network resnet20 --sparsity 0.9"
+)(experiments.accuracy)
+app.command(epilog="\b\nExample:\n  rdprune bench predictors --folder run --network mnist")(
+    experiments.predictors
+)
 
 
 @app.callback()

@@ -1,0 +1,49 @@
+// An array of plain numbers that grows without being cleared, which std::vector insists on: memory counts
+// once it is written, and the lists of a search are reserved for more than they come to hold. Large
+// arrays grow in place where the system can do that.
+#pragma once
+
+#include <algorithm>
+#include <cstdlib>
+#include <new>
+#include <type_traits>
+#include <utility>
+
+namespace rdprune {
+
+template <typename T>
+class Buffer {
+    static_assert(std::is_trivially_copyable_v<T>);
+
+public:
+    Buffer() = default;
+    Buffer(Buffer&& other) noexcept
+        : data_(std::exchange(other.data_, nullptr)),
+          capacity_(std::exchange(other.capacity_, 0)) {}
+    Buffer& operator=(Buffer&& other) noexcept {
+        std::swap(data_, other.data_);
+        std::swap(capacity_, other.capacity_);
+        return *this;
+    }
+    ~Buffer() { std::free(data_); }
+
+    // Keeps what is there, uninitialised beyond.
+    void reserve(std::size_t most) {
+        if (most <= capacity_) return;
+        const std::size_t capacity = std::max(most, capacity_ + capacity_ / 2);
+        void* const grown = std::realloc(data_, capacity * sizeof(T));
+        if (grown == nullptr) throw std::bad_alloc();
+        data_ = static_cast<T*>(grown);
+        capacity_ = capacity;
+    }
+    [[nodiscard]] T* data() { return data_; }
+    [[nodiscard]] const T* data() const { return data_; }
+    T& operator[](std::size_t i) { return data_[i]; }
+    const T& operator[](std::size_t i) const { return data_[i]; }
+
+private:
+    T* data_ = nullptr;
+    std::size_t capacity_ = 0;
+};
+
+}  // namespace rdprune
