@@ -29,11 +29,12 @@ public:
         return std::max(leastGain * state.square, noise_);
     }
 
-    void descend(MoveState& state) {
+    // Chains, which take longest, are looked for only below `limit`.
+    void descend(MoveState& state, double limit) {
         do {
             while (improvePairs(state)) {
             }
-        } while (!watch_.expired() && improveChains(state));
+        } while (state.square < limit && !watch_.expired() && improveChains(state));
     }
 
 private:
@@ -164,14 +165,14 @@ JointPoint searchLocally(const JointProblem& problem, const GramProblem& gram,
     const Moves moves(gram, budgets);
     Search search(problem, gram, moves, multipliers, watch);
     MoveState best = makeState(problem, gram, start, budgets);
-    search.descend(best);
+    search.descend(best, std::numeric_limits<double>::infinity());
     for (std::size_t kick = 0; kick < kicks && !watch.expired(); ++kick) {
         MoveState state = best;
         const std::size_t jumps = 2 + random.below(3);
         for (std::size_t jump = 0; jump < jumps; ++jump)
             moves.move(state, random.below(gram.size()));
         if (!moves.repair(state)) continue;
-        search.descend(state);
+        search.descend(state, best.square);
         if (state.square < best.square - search.threshold(best)) best = std::move(state);
     }
     JointPoint found = toPoint(problem, gram, best);

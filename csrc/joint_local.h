@@ -6,7 +6,8 @@
 //
 // Moves: one class; two classes, typically one that gives cost and one that takes it; three
 // classes, built on the best pairs whether or not these keep the budgets. Then seeded kicks: some
-// classes jump, budgets are repaired, moves follow, the better point is kept.
+// classes jump, budgets are repaired, moves follow, the better point is kept. Three classes are tried
+// there only where two have brought a better point already: many kicks are worth more.
 #pragma once
 
 #include "joint_gram.h"

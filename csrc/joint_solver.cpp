@@ -23,7 +23,7 @@ constexpr std::size_t fewestTrials = 3;
 constexpr std::size_t mostTrials = 16;
 constexpr double trialWork = 2e8;  // multiplications spent on trials
 constexpr std::size_t finalists = 2;
-constexpr std::size_t kicks = 24;
+constexpr std::size_t fewestKicks = 48;  // one a class is about right
 constexpr std::size_t firstBytes = std::size_t{1} << 22;
 constexpr std::size_t exactWork = std::size_t{1} << 26;
 constexpr std::size_t mostListed = 1120;  // options in one Gram matrix
@@ -175,7 +175,8 @@ Found search(const JointProblem& problem, std::span<const Cost> budgets, const L
             found.best = std::move(descent);
         polished = true;
     }
-    found.best = search.polish(surrogate, std::move(found.best), effort * kicks);
+    found.best = search.polish(surrogate, std::move(found.best),
+                               effort * std::max(fewestKicks, problem.classes()));
     return found;
 }
 
