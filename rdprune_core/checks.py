@@ -206,6 +206,23 @@ def read_errors(
     return _read_blocks("errors", errors, sizes, names, np.float64)
 
 
+def read_offset(
+    offset: ArrayLike | None, responses: tuple[NDArray[np.float32], ...] | None
+) -> NDArray[np.float64] | None:
+    """Take m finite numbers as float64, one for each number of a response."""
+    if offset is None:
+        return None
+    if responses is None:
+        raise ValueError("offset is added to responses, and there are none")
+    width = responses[0].shape[1]
+    values = np.asarray(offset)
+    if values.dtype.kind not in "iuf" or values.shape != (width,):
+        raise ValueError(f"offset must be {width} numbers, one for each number of a response")
+    if not np.isfinite(values).all():
+        raise ValueError("offset must be finite")
+    return read_only(values.astype(np.float64))
+
+
 def _read_blocks(
     argument: str,
     blocks: Sequence[ArrayLike] | None,

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rdprune_core import _core
 from rdprune_core.allocation import Allocation
+from rdprune_core.checks import read_offset as check_offset
 from rdprune_core.constraints import Constraints
 from rdprune_core.table import RDTable
 
@@ -25,6 +26,7 @@ def read_offset(table: RDTable, offset: ArrayLike | None) -> NDArray[np.float64]
     Returns
     -------
     float64 array (m,)
+        The sum of it and the table's own offset.
 
     Raises
     ------
@@ -36,16 +38,20 @@ def read_offset(table: RDTable, offset: ArrayLike | None) -> NDArray[np.float64]
             'objective "joint" needs a table with responses; measure with responses (rdprune '
             "measure --responses 256) or pass responses= to RDTable.from_arrays"
         )
-    width = table.responses[0].shape[1]
-    if offset is None:
-        return np.zeros(width)
-    values = np.asarray(offset)
-    if values.dtype.kind not in "iuf" or values.shape != (width,):
-        raise ValueError(f"offset must be {width} numbers, one for each number of a response")
-    values = np.ascontiguousarray(values, np.float64)
-    if not np.isfinite(values).all():
-        raise ValueError("offset must be finite")
-    return values
+    before = np.zeros(table.responses[0].shape[1]) if table.offset is None else table.offset
+    given = check_offset(offset, table.responses)
+    return before if given is None else before + given
+
+
+def joint_distortion(table: RDTable, change: NDArray[np.float64]) -> float:
+    """Joint distortion of a sum of responses, float64 (m,); see `RDTable.offset`."""
+    if table.offset is None:
+        return float(np.mean(change**2))
+    return float(np.mean((table.offset + change) ** 2)) - _constant(table)
+
+
+def _constant(table: RDTable) -> float:
+    return 0.0 if table.offset is None else float(np.mean(table.offset**2))
 
 
 def predictions(table: RDTable, allocation: Allocation) -> tuple[float, float | None]:
@@ -62,7 +68,8 @@ def predictions(table: RDTable, allocation: Allocation) -> tuple[float, float | 
     additive : float
         The sum of the layers' distortions, exactly rounded.
     joint : float or None
-        The mean square of the sum of their responses; None if the table has no responses.
+        The mean square of the sum of their responses, see `RDTable.offset`; None if the table has
+        no responses.
 
     Raises
     ------
@@ -88,7 +95,7 @@ def predictions(table: RDTable, allocation: Allocation) -> tuple[float, float | 
     if table.responses is None:
         return additive, None
     total = np.sum([table.responses[layer][k].astype(np.float64) for layer, k in chosen], axis=0)
-    return additive, float(np.mean(total**2))
+    return additive, joint_distortion(table, total)
 
 
 def solve_joint(
@@ -110,7 +117,7 @@ def solve_joint(
         Bounds on the totals of costs.
     constraints : Constraints
     offset : float64 array (m,)
-        Added to the responses.
+        Added to the responses, the table's own and any other.
     time_limit : float
         Seconds.
     memory_limit : int
@@ -139,13 +146,14 @@ def solve_joint(
         time_limit=time_limit,
         memory_limit=memory_limit,
     )
+    constant = _constant(table)
     return Allocation.from_choice(
         table,
         solution.choice,
         budget=budget,
         objective="joint",
-        distortion=solution.distortion,
-        lower_bound=solution.lower_bound,
+        distortion=solution.distortion - constant,
+        lower_bound=solution.lower_bound - constant,
         status="optimal" if solution.optimal else "feasible",
         # Adding zero turns -0.0 into 0.0.
         multipliers={n: x + 0.0 for n, x in zip(budget, solution.multipliers, strict=True)},

@@ -27,6 +27,7 @@ from rdprune_core.checks import (
     read_integers,
     read_metadata,
     read_names,
+    read_offset,
     read_only,
     read_options,
     read_responses,
@@ -61,6 +62,9 @@ class RDTable:
         One array (K_l,) a layer: change of the network's output if this option alone is applied.
     responses : tuple of float32 arrays or None
         One array (K_l, m) a layer: the change itself, projected to m numbers.
+    offset : float64 array (m,) or None
+        What the responses are added to, where the distortion of no change is no minimum: the
+        joint distortion is the mean of (offset + sum of responses)², less that of offset².
     errors : tuple of float64 arrays or None
         One array (K_l, samples) a layer: what the distortion is made of, sample by sample.
     dense : dict of str to int64 array (L,)
@@ -79,6 +83,7 @@ class RDTable:
         "errors",
         "metadata",
         "names",
+        "offset",
         "options",
         "responses",
     )
@@ -88,6 +93,7 @@ class RDTable:
     costs: dict[str, tuple[NDArray[np.int64], ...]]
     distortion: tuple[NDArray[np.float64], ...]
     responses: tuple[NDArray[np.float32], ...] | None
+    offset: NDArray[np.float64] | None
     errors: tuple[NDArray[np.float64], ...] | None
     dense: dict[str, NDArray[np.int64]]
     metadata: dict[str, Any]
@@ -104,6 +110,7 @@ class RDTable:
         names: Sequence[str] | None = None,
         options: Sequence[str] | Sequence[Sequence[str]] | None = None,
         responses: Sequence[ArrayLike] | None = None,
+        offset: ArrayLike | None = None,
         errors: Sequence[ArrayLike] | None = None,
         dense: Mapping[str, ArrayLike] | None = None,
         metadata: Mapping[str, Any] | None = None,
@@ -123,6 +130,8 @@ class RDTable:
             Unique labels within a layer; ``"0"``, ``"1"``, … by default.
         responses : L arrays (K_l, m) of float, optional
             Stored as float32.
+        offset : m floats, optional
+            Added to the responses.
         errors : L arrays (K_l, samples) of float, optional
             Error of every sample, of which `distortion` is the mean, the maximum or the like.
         dense : dict of cost name to L integers, optional
@@ -159,6 +168,7 @@ class RDTable:
         }
         table.dense = read_dense(dense, table.costs, table.names)
         table.responses = read_responses(responses, sizes, table.names)
+        table.offset = read_offset(offset, table.responses)
         table.errors = read_errors(errors, sizes, table.names)
         table.metadata = read_metadata(metadata)
         table._freeze(sizes)
@@ -240,6 +250,7 @@ class RDTable:
             names=self.names,
             options=self.options,
             responses=self.responses,
+            offset=self.offset,
             errors=self.errors,
             dense=self.dense,
             metadata=self.metadata if metadata is None else metadata,
@@ -275,6 +286,7 @@ class RDTable:
             names=self.names,
             options=self.options,
             responses=self.responses,
+            offset=self.offset,
             errors=self.errors,
             dense=known if dense is None else {**known, name: dense},
             metadata=self.metadata,
@@ -297,6 +309,7 @@ class RDTable:
             "options": self.options,
             "costs": list(self.costs),
             "responses": self.responses is not None,
+            "offset": self.offset is not None,
             "errors": self.errors is not None,
             "metadata": self.metadata,
         }
@@ -310,6 +323,8 @@ class RDTable:
             arrays[f"dense{i}"] = self.dense[key]
         if self.responses is not None:
             arrays["responses"] = np.concatenate(self.responses)
+        if self.offset is not None:
+            arrays["offset"] = self.offset
         if self.errors is not None:
             arrays["errors"] = np.concatenate(self.errors)
         with atomic_write(path) as temporary, temporary.open("wb") as file:
@@ -354,8 +369,8 @@ class RDTable:
                 f"table version {header['version']} is newer than this program's {VERSION}; "
                 "upgrade rdprune-core"
             )
-        for part in ("responses", "errors"):
-            # Files of version 0.1 know no errors.
+        for part in ("responses", "offset", "errors"):
+            # Not all files of version 0.1 know them.
             if header.get(part, False) != (part in arrays):
                 raise FileFormatError(f"the {part} are missing")
         cuts = arrays["offsets"][1:-1]
@@ -366,6 +381,7 @@ class RDTable:
             names=header["names"],
             options=header["options"],
             responses=None if responses is None else np.split(responses, cuts),
+            offset=arrays.get("offset"),
             errors=None if errors is None else np.split(errors, cuts),
             dense={key: arrays[f"dense{i}"] for i, key in enumerate(header["costs"])},
             metadata=header["metadata"],

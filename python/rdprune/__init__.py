@@ -14,6 +14,7 @@ from rdprune_core import __version__ as __version__
 if TYPE_CHECKING:
     from rdprune import baselines as baselines
     from rdprune.allocators import allocate_by as allocate_by
+    from rdprune.compared import features as features
     from rdprune.comparing import CompareRow as CompareRow
     from rdprune.comparing import compare as compare
     from rdprune.hooks import lightning_callback as lightning_callback
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from rdprune.noise import gaussian as gaussian
     from rdprune.recovery import repair_ as repair_
     from rdprune.refining import refine as refine
+    from rdprune.removal import Removal as Removal
+    from rdprune.removal import RemovalError as RemovalError
+    from rdprune.removal import remove_channels as remove_channels
     from rdprune.resampling import Bootstrap as Bootstrap
     from rdprune.resampling import bootstrap as bootstrap
     from rdprune.resampling import reduce as reduce
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
     from rdprune.runfolder import Round as Round
     from rdprune.runfolder import read_history as read_history
     from rdprune.schedule import iterate as iterate
+    from rdprune.storage import with_bytes as with_bytes
     from rdprune.trust_region import Refined as Refined
     from rdprune.verifying import CountMismatchError as CountMismatchError
     from rdprune.verifying import VerifyReport as VerifyReport
@@ -53,12 +58,15 @@ _HOMES = {
     "MaskKeeper": "keeping",
     "Prunable": "layers",
     "Refined": "trust_region",
+    "Removal": "removal",
+    "RemovalError": "removal",
     "SparsityLostError": "keeping",
     "VerifyReport": "verifying",
     "allocate_by": "allocators",
     "apply_": "masking",
     "bootstrap": "resampling",
     "compare": "comparing",
+    "features": "compared",
     "first_look": "looking",
     "gaussian": "noise",
     "iterate": "schedule",
@@ -68,6 +76,7 @@ _HOMES = {
     "measure": "measuring",
     "prunable": "layers",
     "reduce": "resampling",
+    "remove_channels": "removal",
     "Round": "runfolder",
     "Step": "rounds",
     "read_history": "runfolder",
@@ -78,6 +87,7 @@ _HOMES = {
     "transformers_callback": "hooks",
     "verify": "verifying",
     "verify_sparsity_": "keeping",
+    "with_bytes": "storage",
     "zero_masks": "keeping",
 }
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rdprune.criteria import Criterion
+from rdprune.criteria import Beside, Criterion
 
 Forward = Callable[[nn.Module, Any], Any]
 """Runs a model on one batch (already on the model's device) and returns its output."""
@@ -20,6 +20,7 @@ _REFUSALS = (
     TypeError, KeyError, IndexError, AttributeError, AssertionError, ArithmeticError,
 )  # fmt: skip
 _LABELS = ("labels", "label")
+_ASIDE = (*_LABELS, "token_weights")  # entries of a batch that the model is not called with
 
 
 def read(batches: Iterable[Any]) -> tuple[Any, ...]:
@@ -104,6 +105,35 @@ def loss_labels(batch: Any, *, following: bool, checked: bool = True) -> Tensor 
                 "distortion='loss:next'"
             )
     return truth
+
+
+def position_weights(batch: Any, criterion: Criterion) -> Tensor:
+    """Return the entry of a batch that weighs its positions, float64 of any shape.
+
+    Raises
+    ------
+    ValueError
+        If there is no such entry, or it is no tensor of numbers, finite and not negative.
+    """
+    key, found = criterion.weights, None
+    if isinstance(batch, Mapping):
+        found = batch.get(key)
+    elif isinstance(batch, (tuple, list)) and key.isdecimal() and int(key) < len(batch):
+        found = batch[int(key)]
+    if not isinstance(found, Tensor) or found.is_complex():
+        kind = "absent" if found is None else f"a {type(found).__name__}"
+        raise ValueError(
+            f"distortion {criterion.name!r}: the entry {key!r} of a batch is {kind}, must be a "
+            "tensor of weights, one for each position"
+        )
+    weights = found.detach().to("cpu", torch.float64)
+    if not weights.isfinite().all() or (weights < 0).any():
+        raise ValueError(
+            f"distortion {criterion.name!r}: a weight in {key!r} is negative or not finite"
+        )
+    if criterion.argument == "next" and weights.ndim == 2:
+        return torch.nn.functional.pad(weights[:, 1:], (0, 1))
+    return weights
 
 
 def to_device(value: Any, device: torch.device) -> Any:
@@ -203,13 +233,19 @@ class Runner:
     seed: int = 0
     on_batch: Callable[[int], None] | None = None
 
-    def labels(self, criterion: Criterion) -> list[Tensor | None] | None:
-        """Return the labels of all batches, if the criterion needs them."""
-        if not criterion.needs_labels:
-            return None
+    def beside(self, criterion: Criterion) -> list[Beside]:
+        """Return the labels and weights of all batches, as far as the criterion needs them."""
         following = criterion.argument == "next"
         checked = self.forward is None
-        return [loss_labels(b, following=following, checked=checked) for b in self.batches]
+        return [
+            Beside(
+                loss_labels(b, following=following, checked=checked)
+                if criterion.needs_labels
+                else None,
+                position_weights(b, criterion) if criterion.weights else None,
+            )
+            for b in self.batches
+        ]
 
     def outputs(self) -> Iterator[Tensor]:
         """Run the model on all batches; use within `preserved`.
@@ -323,9 +359,9 @@ def _replace(target: dict[str, Any], items: Mapping[str, Any]) -> None:
 
 
 def call(model: nn.Module, batch: Any) -> Any:
-    """Call a model with the inputs of a batch, and not with its labels."""
+    """Call a model with the inputs of a batch, and not with its labels or ``token_weights``."""
     if isinstance(batch, Mapping):
-        return model(**{key: value for key, value in batch.items() if key not in _LABELS})
+        return model(**{key: value for key, value in batch.items() if key not in _ASIDE})
     if isinstance(batch, (tuple, list)):
         if not batch:
             raise ValueError("batches holds an empty tuple, must hold inputs")
@@ -338,7 +374,7 @@ def _samples(batch: Any) -> int | None:
     if isinstance(batch, (tuple, list)) and batch:
         return _samples(batch[0])
     if isinstance(batch, Mapping):
-        values = (value for key, value in batch.items() if key not in _LABELS)
+        values = (value for key, value in batch.items() if key not in _ASIDE)
         batch = next((value for value in values if isinstance(value, Tensor)), None)
     return len(batch) if isinstance(batch, Tensor) and batch.ndim else None
 

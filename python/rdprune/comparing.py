@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rdprune.allocators import ALLOCATORS, Problem, counts
 from rdprune.baselines import BASELINES
 from rdprune.batches import Forward, Runner, labels, preserved, read
+from rdprune.compared import features_of, in_question
 from rdprune.criteria import SampleErrors, parse
 from rdprune.distortion import Reference
 from rdprune.magnitude import magnitude_order, order_mask, saved_weights, write_masked
@@ -102,7 +103,8 @@ def compare(
     heldout : iterable, optional
         Further batches, with labels for top-1.
     forward : callable, optional
-        ``forward(model, batch)`` replaces the call of the model.
+        ``forward(model, batch)`` replaces the call of the model; by default the `features` that
+        were measured, which have no top-1.
     methods : sequence of str
         Some of ``ALL_METHODS``; by default ``METHODS``, all but the slower ``"refined"``, ``"owl"``
         and ``"spdy"``; and ``"joint"`` only of a table with responses.
@@ -126,6 +128,7 @@ def compare(
     layers = table_layers(model, table)
     if methods is None:
         methods = [m for m in METHODS if m != "joint" or table.responses is not None]
+    forward = in_question(table.metadata, forward)
     data = read(batches)
 
     def refined(sparsity: float) -> Allocation:
@@ -286,9 +289,10 @@ class _Evaluation:
 
     def __init__(self, runner: Runner, kind: str | SampleErrors) -> None:
         self._runner = runner
-        self._labels = [labels(batch) for batch in runner.batches]
+        scores = not features_of(runner.forward)
+        self._labels = [labels(batch) if scores else None for batch in runner.batches]
         self._reference = Reference(
-            runner.outputs(), distortion=kind, labels=runner.labels(parse(kind))
+            runner.outputs(), distortion=kind, beside=runner.beside(parse(kind))
         )
         self._right: int | None = None
 

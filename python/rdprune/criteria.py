@@ -1,4 +1,8 @@
-"""What a distortion is: the error of one sample, and how the samples' errors become one number."""
+"""What a distortion is: the error of one sample, and how the samples' errors become one number.
+
+Outputs with positions (tokens, pixels) have their classes or features last, or in dimension 1 of
+maps (n, classes, h, w); a sample's error is the mean over its positions, or the weighted mean.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,26 @@ from rdprune.reductions import Reduction, is_reduction, joined
 SampleErrors = Callable[[Tensor, Tensor], Tensor]
 """``errors(dense_output, output)``, both float32 of shape (n, ...), returns n errors."""
 
-KINDS = ("mse", "max", "cvar:FRACTION", "kl", "kl:TEMPERATURE", "cosine", "loss", "loss:next")
+IGNORED = -100  # label of what has none, as in torch
+KINDS = (
+    "mse", "nmse", "max", "cvar:FRACTION", "kl", "kl:TEMPERATURE", "cosine", "loss", "loss:next",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What a criterion needs of a batch beside the outputs.
+
+    Attributes
+    ----------
+    labels : torch.Tensor, optional
+        int64, the right classes, for ``"loss"``.
+    weights : torch.Tensor, optional
+        float64, one for each position.
+    """
+
+    labels: Tensor | None = None
+    weights: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,32 +48,40 @@ class Criterion:
     Attributes
     ----------
     error : str
-        ``"mse"``, ``"kl"``, ``"cosine"``, ``"loss"`` or ``"callable"``.
+        ``"mse"``, ``"nmse"``, ``"kl"``, ``"cosine"``, ``"loss"`` or ``"callable"``.
     argument : str
         What stands after the colon: the temperature, ``"next"``, or the callable's name.
     reduction : Reduction
     function : callable, optional
         The user's.
+    weights : str
+        Entry of the batches that weighs the positions; empty for the plain mean.
     """
 
     error: str
     argument: str
     reduction: Reduction
     function: SampleErrors | None = None
+    weights: str = ""
 
     @property
     def name(self) -> str:
         """The criterion as text, which `parse` reads unless it holds a callable."""
-        return joined(
-            f"{self.error}:{self.argument}" if self.argument else self.error, self.reduction
-        )
+        error = f"{self.error}:{self.argument}" if self.argument else self.error
+        return joined(f"{error}@{self.weights}" if self.weights else error, self.reduction)
 
     @property
     def needs_labels(self) -> bool:
         """Whether the errors are of the task's loss."""
         return self.error == "loss"
 
-    def errors(self, dense: Tensor, output: Tensor, labels: Tensor | None) -> Tensor:
+    def errors(
+        self,
+        dense: Tensor,
+        output: Tensor,
+        labels: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
         """Compute the error of every sample of a batch.
 
         Parameters
@@ -59,6 +90,8 @@ class Criterion:
             float32, shape (n, ...).
         labels : torch.Tensor, optional
             int64, the right classes, for ``"loss"``.
+        weights : torch.Tensor, optional
+            float64, one a position: of a weighted criterion.
 
         Returns
         -------
@@ -72,49 +105,80 @@ class Criterion:
         """
         if self.function is not None:
             return _checked(self.function(dense.clone(), output), len(dense), self.name)
-        if self.error == "mse":
-            return _by_sample((output.double() - dense.double()).square())
         if self.error == "loss":
-            return _losses(output, labels) - _losses(dense, labels)
-        before, after = _positions(dense, self.name), _positions(output, self.name)
+            return self._losses(output, labels, weights) - self._losses(dense, labels, weights)
+        if self.error == "mse" and not self.weights:
+            return by_sample((output.double() - dense.double()).square())
+        before, after = positions(dense, self.name), positions(output, self.name)
+        shares = self.shares(before, None, weights)
+        if self.error == "mse":
+            return by_sample((after - before).square().mean(dim=-1), shares)
+        if self.error == "nmse":
+            changes = standardised(after)[0] - standardised(before)[0]
+            return by_sample(changes.square().mean(dim=-1), shares)
         if self.error == "cosine":
-            return _by_sample(1 - _cosine(before, after))
-        logs = [torch.log_softmax(z / self._temperature, dim=-1) for z in (before, after)]
-        return _by_sample((logs[0].exp() * (logs[0] - logs[1])).sum(dim=-1))
+            return by_sample(1 - _cosine(before, after), shares)
+        logs = [torch.log_softmax(z / self.temperature, dim=-1) for z in (before, after)]
+        return by_sample((logs[0].exp() * (logs[0] - logs[1])).sum(dim=-1), shares)
 
-    def tangent(self, dense: Tensor, difference: Tensor) -> Tensor:
-        """Map an output difference linearly so that its mean square is the error, to second order.
-
-        Small changes dz of an output z have KL(softmax(z / T) | softmax((z + dz) / T)) =
-        1/2 Var_p(dz) / T² and 1 - cos(z, z + dz) = 1/2 |dz across z|² / |z|², up to third order.
-        Responses mapped so add up like the outputs do. For every other error the map is the
-        identity.
+    def shares(
+        self, positions: Tensor, labels: Tensor | None, weights: Tensor | None
+    ) -> Tensor | None:
+        """Which part each position has in its sample's error; None for equal ones.
 
         Parameters
         ----------
-        dense, difference : torch.Tensor
-            float32 and float64, shape (n, ...).
+        positions : torch.Tensor
+            Output with its classes last, shape (n, ..., classes).
+        labels, weights : torch.Tensor, optional
+            Shape (n, ...).
 
         Returns
         -------
-        torch.Tensor
-            float64, shape of `difference` with the classes moved to the end.
+        torch.Tensor or None
+            float64, shape (n, ...), a sum of 1 for each sample.
+
+        Raises
+        ------
+        ValueError
+            If weights are absent, of another shape, or all zero for a sample, or a sample has no
+            label.
         """
-        if self.error not in ("kl", "cosine"):
-            return difference
-        z, dz = _positions(dense, self.name), _positions(difference, self.name)
-        if self.error == "kl":
-            p = torch.softmax(z / self._temperature, dim=-1)
-            across = p.sqrt() * (dz - (p * dz).sum(-1, keepdim=True)) / self._temperature
+        shape = positions.shape[:-1]
+        if not self.weights:
+            if labels is None:
+                return None
+            counted = (labels != IGNORED).double()
         else:
-            length = z.norm(dim=-1, keepdim=True)
-            unit = torch.where(length > 0, z / length, 0.0)
-            along = (unit * dz).sum(-1, keepdim=True)
-            across = torch.where(length > 0, (dz - along * unit) / length, 0.0)
-        return across * math.sqrt(z.shape[-1] / 2)
+            if weights is None or weights.shape != shape or len(shape) < 2:
+                found = "absent" if weights is None else f"of shape {tuple(weights.shape)}"
+                raise ValueError(
+                    f"distortion {self.name!r}: the weights are {found}, must be one for each "
+                    "position (n, tokens) of an output (n, tokens, features), this has shape "
+                    f"{tuple(positions.shape)}"
+                )
+            counted = weights if labels is None else weights * (labels != IGNORED)
+        total = counted.reshape(len(counted), -1).sum(dim=1)
+        if (total <= 0).any():
+            what = "label but -100" if not self.weights else "position of positive weight"
+            raise ValueError(f"distortion {self.name!r}: a sample has no {what}")
+        return counted / total.reshape(-1, *(1 for _ in shape[1:]))
+
+    def _losses(self, output: Tensor, labels: Tensor | None, weights: Tensor | None) -> Tensor:
+        """Cross-entropy of every sample, the mean over its labelled positions; or the output."""
+        if output.ndim == 1 and not self.weights:
+            return output.double()
+        logits = positions(output, self.name)
+        check_labels(logits, labels)
+        assert labels is not None
+        loss = F.cross_entropy(
+            logits.reshape(-1, logits.shape[-1]), labels.reshape(-1), reduction="none"
+        )
+        return by_sample(loss.reshape(labels.shape), self.shares(logits, labels, weights))
 
     @property
-    def _temperature(self) -> float:
+    def temperature(self) -> float:
+        """Of the softmax, for ``"kl"``."""
         return float(self.argument or 1)
 
 
@@ -124,10 +188,14 @@ def parse(distortion: str | SampleErrors) -> Criterion:
     Parameters
     ----------
     distortion : str or callable
-        The error of a sample: ``"mse"``, mean square; ``"kl"`` or ``"kl:2"``, Kullback-Leibler
-        divergence of the softmax at a temperature; ``"cosine"``, 1 - cosine; ``"loss"`` or
-        ``"loss:next"``, increase of the cross-entropy, of the output itself or of the next token;
-        or a callable ``errors(dense_output, output)``. After a comma, how samples are reduced:
+        The error of a sample: ``"mse"``, mean square; ``"nmse"``, mean square after each
+        position's logits were brought to mean 0 and variance 1 (Sun et al. 2024, *Logit
+        Standardization in Knowledge Distillation*), which is 2 (1 - Pearson's correlation);
+        ``"kl"`` or ``"kl:2"``, Kullback-Leibler divergence of the softmax at a temperature;
+        ``"cosine"``, 1 - cosine; ``"loss"`` or ``"loss:next"``, increase of the cross-entropy, of
+        the output itself or of the next token; or a callable ``errors(dense_output, output)``.
+        After an ``@``, the entry of the batches that weighs the positions of a sample, a key or
+        a place in a tuple: ``"mse@attention_mask"``. After a comma, how samples are reduced:
         ``"mean"``, the default, ``"max"`` or ``"cvar:0.1"``. A reduction alone is of ``"mse"``.
 
     Raises
@@ -148,12 +216,16 @@ def parse(distortion: str | SampleErrors) -> Criterion:
     first, comma, second = (part.strip() for part in distortion.partition(","))
     if is_reduction(first) and not comma:
         first, second = "mse", first
-    error, _, argument = first.partition(":")
-    if not _known(error, argument, first):
+    text, at, weights = first.partition("@")
+    error, _, argument = text.partition(":")
+    if not _known(error, argument, text) or bool(at) != bool(weights):
         if error == "callable":
             raise ValueError(f"distortion was {distortion!r}: give distortion= the callable again")
-        raise ValueError(f"distortion is {distortion!r}, must be one of {', '.join(KINDS)}")
-    return Criterion(error, argument, Reduction(second if comma or second else "mean"))
+        raise ValueError(
+            f"distortion is {distortion!r}, must be one of {', '.join(KINDS)}, maybe with @KEY"
+        )
+    chosen = Reduction(second if comma or second else "mean")
+    return Criterion(error, argument, chosen, weights=weights)
 
 
 def _known(error: str, argument: str, text: str) -> bool:
@@ -162,14 +234,17 @@ def _known(error: str, argument: str, text: str) -> bool:
             return 0 < float(argument) < math.inf
         except ValueError:
             return False
-    return text in ("mse", "kl", "cosine", "loss", "loss:next")
+    return text in ("mse", "nmse", "kl", "cosine", "loss", "loss:next")
 
 
-def _by_sample(errors: Tensor) -> Tensor:
+def by_sample(errors: Tensor, shares: Tensor | None = None) -> Tensor:
+    """Mean over all but the first dimension, or the sum weighted by `shares`."""
+    if shares is not None:
+        return (errors * shares).reshape(len(errors), -1).sum(dim=1)
     return errors.reshape(len(errors), -1).mean(dim=1)
 
 
-def _positions(output: Tensor, name: str) -> Tensor:
+def positions(output: Tensor, name: str) -> Tensor:
     """Output in float64 with classes or features last: dimension 1 of maps, else the last."""
     if output.ndim < 2:
         raise ValueError(
@@ -179,6 +254,19 @@ def _positions(output: Tensor, name: str) -> Tensor:
     return (output.movedim(1, -1) if output.ndim > 3 else output).double()
 
 
+def standardised(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Bring the last dimension to mean 0 and variance 1; constant ones become 0.
+
+    Returns
+    -------
+    tuple of torch.Tensor
+        The standardised tensor, and the standard deviations it was divided by, last dimension 1.
+    """
+    centred = z - z.mean(dim=-1, keepdim=True)
+    deviation = centred.square().mean(dim=-1, keepdim=True).sqrt()
+    return torch.where(deviation > 0, centred / deviation, 0.0), deviation
+
+
 def _cosine(z: Tensor, w: Tensor) -> Tensor:
     """Cosine along the last dimension; 1 between two zero vectors, 0 between zero and another."""
     lengths = z.norm(dim=-1) * w.norm(dim=-1)
@@ -186,29 +274,21 @@ def _cosine(z: Tensor, w: Tensor) -> Tensor:
     return torch.where(lengths == 0, zero.double(), (z * w).sum(dim=-1) / lengths)
 
 
-def _losses(output: Tensor, labels: Tensor | None) -> Tensor:
-    """Cross-entropy of every sample, the mean over its labelled positions; or the output itself."""
-    if output.ndim == 1:
-        return output.double()
+def check_labels(logits: Tensor, labels: Tensor | None) -> None:
+    """Refuse labels that are absent, of another shape or out of range."""
     if labels is None:
         raise ValueError(
             "distortion 'loss' needs integer labels in every batch, or a forward= that returns "
             "the loss of each sample, of shape (n,)"
         )
-    logits = _positions(output, "loss")
     if logits.shape[:-1] != labels.shape:
         raise ValueError(
             f"distortion 'loss': labels have shape {tuple(labels.shape)}, the output has "
-            f"{tuple(output.shape)}; give forward= a function that returns each sample's loss"
+            f"{tuple(logits.shape)}; give forward= a function that returns each sample's loss"
         )
     classes = logits.shape[-1]
-    if ((labels >= classes) | ((labels < 0) & (labels != -100))).any():
+    if ((labels >= classes) | ((labels < 0) & (labels != IGNORED))).any():
         raise ValueError(f"distortion 'loss': labels must be -100 or below {classes}")
-    loss = F.cross_entropy(logits.reshape(-1, classes), labels.reshape(-1), reduction="none")
-    counted = (labels != -100).reshape(len(labels), -1)
-    if not counted.any(dim=1).all():
-        raise ValueError("distortion 'loss': a sample has no label but -100")
-    return loss.reshape(counted.shape).sum(dim=1) / counted.sum(dim=1)
 
 
 def _checked(errors: object, samples: int, name: str) -> Tensor:

@@ -11,7 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rdprune.criteria import SampleErrors, parse
+from rdprune.criteria import Beside, SampleErrors, parse
+from rdprune.tangents import completion, gradient, tangent
+
+FARTHEST = 10.0
+"""Largest offset of `Reference.offset`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,9 +28,9 @@ class Measurement:
         The samples' errors, reduced.
     response : ndarray, optional
         float32, shape (m,): the sketched difference. The mean of its squares estimates the mean
-        square error, and equals it where the sketch is the identity. For ``"kl"`` and
-        ``"cosine"`` it is that of the mapped difference, and estimates the distortion to second
-        order (`Criterion.tangent`).
+        square error, and equals it where the sketch is the identity. For other distortions it is
+        that of the mapped difference, and estimates the distortion to second order
+        (`rdprune.tangents`); for ``"loss"`` see `Reference.offset`.
     errors : ndarray, optional
         float64, shape (samples,): the error of each sample.
     """
@@ -34,6 +38,25 @@ class Measurement:
     distortion: float
     response: NDArray[np.float32] | None
     errors: NDArray[np.float64] | None = None
+
+    def packed(self) -> NDArray[np.float64]:
+        """Return all numbers in one array, float64, which `unpacked` reads."""
+        response = np.zeros(0, np.float32) if self.response is None else self.response
+        errors = np.zeros(0) if self.errors is None else self.errors
+        has = self.response is not None, self.errors is not None
+        head = [self.distortion, *has, len(response)]
+        return np.concatenate([head, response.astype(np.float64), errors])
+
+    @staticmethod
+    def unpacked(row: NDArray[np.float64]) -> Measurement:
+        """Return the measurement that was `packed`, bit for bit."""
+        distortion, has_response, has_errors, size = row[:4].tolist()
+        response, errors = np.split(row[4:], [int(size)])
+        return Measurement(
+            distortion,
+            response.astype(np.float32) if has_response else None,
+            errors.copy() if has_errors else None,
+        )
 
     def same_bits(self, other: Measurement) -> bool:
         """Whether all numbers are the same, bit for bit."""
@@ -60,8 +83,14 @@ class Reference:
         Numbers in a response; 0 for none. No more than there are output elements.
     seed : int
         Of the projection.
-    labels : sequence of torch.Tensor or None, optional
-        One a batch, int64, for ``"loss"``.
+    beside : sequence of Beside, optional
+        What the distortion needs of each batch.
+
+    Attributes
+    ----------
+    offset : ndarray or None
+        float64, shape (m,): what the responses are added to. Only for ``"loss"``, whose gradient at
+        the dense outputs is not zero.
 
     Raises
     ------
@@ -76,7 +105,7 @@ class Reference:
         distortion: str | SampleErrors = "mse",
         projection: int = 0,
         seed: int = 0,
-        labels: Sequence[Tensor | None] | None = None,
+        beside: Sequence[Beside] | None = None,
     ) -> None:
         self._criterion = parse(distortion)
         self._outputs = []
@@ -86,28 +115,28 @@ class Reference:
                     f"the dense model's output on batch {index} is not finite: it holds NaN or inf"
                 )
             self._outputs.append(output.clone())
-        self._labels = [None] * len(self._outputs) if labels is None else list(labels)
+        self._beside = [Beside()] * len(self._outputs) if beside is None else list(beside)
         self.samples = sum(len(output) for output in self._outputs)
         self.elements = sum(output.numel() for output in self._outputs)
         self._sketch = _Sketch(self._outputs, projection, seed) if projection else None
+        self._slope: _Slope | None = None
+        if self._sketch and self._criterion.needs_labels:
+            self._slope = self._make_slope(self._sketch)
 
     @property
     def projection(self) -> int:
         """Numbers in a response, 0 if none is computed."""
-        return self._sketch.size if self._sketch else 0
+        return self._sketch.size + (self._slope is not None) if self._sketch else 0
+
+    @property
+    def offset(self) -> NDArray[np.float64] | None:
+        """What the responses are added to; None for nothing."""
+        return None if self._slope is None else self._slope.offset
 
     @property
     def outputs(self) -> tuple[Tensor, ...]:
         """The dense outputs."""
         return tuple(self._outputs)
-
-    def equals(self, outputs: Iterable[Tensor]) -> bool:
-        """Whether outputs on the same batches are the reference, bit for bit."""
-        return all(
-            output.shape == dense.shape
-            and torch.equal(output.view(torch.int32), dense.view(torch.int32))
-            for output, dense in zip(outputs, self._outputs, strict=True)
-        )
 
     def measure(self, outputs: Iterable[Tensor]) -> Measurement:
         """Compare other outputs on the same batches with the reference.
@@ -118,25 +147,86 @@ class Reference:
             If an output has another shape than the reference.
         """
         errors = []
-        total = torch.zeros(self.projection, dtype=torch.float64)
+        total = self._sketch.zero() if self._sketch else torch.zeros(0)
+        risen = []
         for index, (output, dense) in enumerate(zip(outputs, self._outputs, strict=True)):
             if output.shape != dense.shape:
                 raise ValueError(
                     f"the output on batch {index} has shape {tuple(output.shape)}, "
                     f"the dense model's has {tuple(dense.shape)}"
                 )
-            errors.append(self._criterion.errors(dense, output, self._labels[index]))
+            known = self._beside[index].labels, self._beside[index].weights
+            errors.append(self._criterion.errors(dense, output, *known))
             if self._sketch:
                 difference = output.double() - dense.double()
-                self._sketch.add(total, index, self._criterion.tangent(dense, difference))
+                mapped = tangent(self._criterion, dense, difference, *known)
+                self._sketch.add(total, index, mapped)
+                if self._slope:
+                    risen.append(gradient(self._criterion, dense, difference, *known))
         error: NDArray[np.float64] = torch.cat(errors).numpy()
         response = self._sketch.scaled(total) if self._sketch else None
-        return Measurement(float(self._criterion.reduction(error)), response, error)
+        if response is not None and self._slope:
+            response = self._slope.extended(response, float(torch.cat(risen).mean()))
+        kept = None if response is None else response.astype(np.float32)
+        return Measurement(float(self._criterion.reduction(error)), kept, error)
 
     def unchanged(self) -> Measurement:
         """Return the measurement of the dense network itself: no error, no response."""
         response = np.zeros(self.projection, dtype=np.float32) if self._sketch else None
         return Measurement(0.0, response, np.zeros(self.samples))
+
+    def _make_slope(self, sketch: _Sketch) -> _Slope:
+        total, square = sketch.zero(), 0.0
+        for index, (dense, beside) in enumerate(zip(self._outputs, self._beside, strict=True)):
+            e0 = completion(self._criterion, dense, beside.labels, beside.weights)
+            if e0 is None:
+                return _Slope(FARTHEST, np.zeros(sketch.size))
+            square += float(e0.square().reshape(len(e0), -1).mean(dim=1).sum()) / self.samples
+            sketch.add(total, index, e0)
+        length = math.sqrt(square)
+        if not length <= FARTHEST:  # may be NaN
+            return _Slope(FARTHEST, np.zeros(sketch.size))
+        return _Slope(length, sketch.scaled(total) / length if length else np.zeros(sketch.size))
+
+
+def same_outputs(outputs: Iterable[Tensor], expected: Iterable[Tensor]) -> bool:
+    """Whether outputs on the same batches are the same, bit for bit."""
+    return all(
+        output.shape == other.shape
+        and torch.equal(output.view(torch.int32), other.view(torch.int32))
+        for output, other in zip(outputs, expected, strict=True)
+    )
+
+
+class _Slope:
+    """The gradient of the loss as one more number, exact, beside the sketch of its curvature.
+
+    With e0 the completion of the square (`rdprune.tangents`), t its length and u = e0 / t, a change
+    s has |e0 + s|² - |e0|² = (t + <u, s>)² - t² + |s - <u, s> u|²: one number of exact value,
+    <u, s> = a / 2t with the first-order rise a, to which t is added, and the sketch of the rest.
+    Lengths are root mean squares. Where labels are so improbable that t is above 10, t is 10 and
+    the sketch keeps all of s: then a² / 400 is added that should not be.
+
+    Parameters
+    ----------
+    length : float
+        t.
+    direction : ndarray
+        Sketch of u, float64, shape (m,); zero if the sketch keeps all of s.
+    """
+
+    def __init__(self, length: float, direction: NDArray[np.float64]) -> None:
+        self._length = length
+        self._direction = direction
+        self._width = len(direction) + 1
+        self.offset: NDArray[np.float64] = np.zeros(self._width)
+        self.offset[-1] = length * math.sqrt(self._width)
+
+    def extended(self, sketch: NDArray[np.float64], rise: float) -> NDArray[np.float64]:
+        """Add the number to a sketch, float64 of shape (m,); the mean of squares stays a mean."""
+        along = rise / (2 * self._length) if self._length else 0.0
+        rest = (sketch - along * self._direction) * math.sqrt(self._width / (self._width - 1))
+        return np.append(rest, along * math.sqrt(self._width))
 
 
 class _Sketch:
@@ -172,11 +262,15 @@ class _Sketch:
                 self._signs.append((2 * signs - 1) * weight)
             offset += count
 
+    def zero(self) -> Tensor:
+        """Return the sketch of no difference."""
+        return torch.zeros(self.size, dtype=torch.float64)
+
     def add(self, total: Tensor, index: int, difference: Tensor) -> None:
         """Add the difference on one batch, float64, to the sketch `total`, shape (size,)."""
         total.index_add_(0, self._buckets[index], difference.reshape(-1) * self._signs[index])
 
-    def scaled(self, total: Tensor) -> NDArray[np.float32]:
+    def scaled(self, total: Tensor) -> NDArray[np.float64]:
         """Scale a sketch so that the mean of its squares estimates the mean square error."""
-        response: NDArray[np.float32] = (total * self._scale).to(torch.float32).numpy()
+        response: NDArray[np.float64] = (total * self._scale).numpy()
         return response

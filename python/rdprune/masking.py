@@ -12,7 +12,8 @@ from torch.nn.utils import prune
 
 from rdprune.layers import Prunable, named_layers
 from rdprune.magnitude import kept_count, label_level, magnitude_mask
-from rdprune.shapes import Shape, geometry, make_mask, parse_shape
+from rdprune.scoring import digest
+from rdprune.shapes import Shape, geometry, nested_mask, parse_shape
 from rdprune.tensorfiles import load_tensors, save_tensors
 from rdprune_core import Allocation, FileFormatError
 
@@ -24,6 +25,7 @@ def masks(
     allocation: Allocation,
     *,
     scores: Mapping[str, Tensor] | None = None,
+    within: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Compute the masks of an allocation: what scores highest in each layer stays.
 
@@ -36,6 +38,8 @@ def masks(
     scores : mapping of str to torch.Tensor, optional
         Scores that the table was measured with, by `rdprune.scoring.scores`; needed for another
         criterion than magnitude.
+    within : mapping of str to torch.Tensor, optional
+        Previous masks that the table was measured within.
 
     Returns
     -------
@@ -46,15 +50,18 @@ def masks(
     Raises
     ------
     ValueError
-        If the allocation is of another model or of another kind of mask, or `scores` are missing.
+        If the allocation is of another model or of another kind of mask, or `scores` or `within`
+        are missing or not those of the table.
     """
-    return layer_masks(named_layers(model, allocation.names, "allocation"), allocation, scores)
+    layers = named_layers(model, allocation.names, "allocation")
+    return layer_masks(layers, allocation, scores, within)
 
 
 def layer_masks(
     layers: Mapping[str, Prunable],
     allocation: Allocation,
     scores: Mapping[str, Tensor] | None = None,
+    within: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Compute the masks of an allocation for its layers; see `masks`."""
     kept = expected_kept(layers, allocation)
@@ -63,6 +70,8 @@ def layer_masks(
         raise ValueError(
             f"allocation is by the criterion {criterion!r}: give the masks made with its scores"
         )
+    _check_same("scores", scores, allocation, "the same criterion, batches and machine")
+    _check_same("within", within, allocation, "the masks that it was measured within")
     if allocation.metadata.get("mask", "unstructured-magnitude") == "unstructured-magnitude":
         return {
             name: magnitude_mask(layer.parameter, kept[name], layer=name)
@@ -71,7 +80,8 @@ def layer_masks(
     made = {}
     for (name, layer), label in zip(layers.items(), allocation.options, strict=True):
         values = layer.parameter.detach().abs() if scores is None else scores[name]
-        made[name] = make_mask(label, values, geometry(layer), layer=name)
+        inside = None if within is None else within[name]
+        made[name] = nested_mask(label, values, geometry(layer), inside, layer=name)
         count = int(made[name].count_nonzero())
         if count != kept[name]:
             raise ValueError(
@@ -79,6 +89,19 @@ def layer_masks(
                 f"the allocation says {kept[name]}"
             )
     return made
+
+
+def _check_same(
+    what: str, given: Mapping[str, Tensor] | None, allocation: Allocation, needed: str
+) -> None:
+    """Refuse scores or previous masks other than those that were measured."""
+    known = allocation.metadata.get(what)
+    if known is None:
+        return
+    if given is None or any(name not in given for name in allocation.names):
+        raise ValueError(f"allocation was measured with {what}=: give {what}, {needed}")
+    if digest({name: given[name] for name in allocation.names}) != known:
+        raise ValueError(f"{what} are not those of the allocation: they must be of {needed}")
 
 
 def expected_kept(layers: Mapping[str, Prunable], allocation: Allocation) -> dict[str, int]:

@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from operator import index
 from os import PathLike
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from rdprune.adaptive import settle
 from rdprune.batches import Forward, Runner, preserved, read
+from rdprune.compared import features_of
 from rdprune.criteria import SampleErrors, parse
 from rdprune.distortion import Reference
 from rdprune.grid import check_layers, layer_macs, read_levels
-from rdprune.layers import prunable, signature
+from rdprune.layers import Prunable, prunable, signature
 from rdprune.menu import LABELLED, menu
 from rdprune.prefix import FEWEST, FEWEST_SETTLING, MEMORY, Prefix
+from rdprune.ranks import found_ranks
 from rdprune.recovery import Writer, recovered, spelled
-from rdprune.scoring import Score, scores
-from rdprune.store import Store
-from rdprune.sweeping import Sweep, open_shelf
+from rdprune.scoring import Score, digest, scores
+from rdprune.store import Store, go_on
+from rdprune.sweeping import Sweep, open_shelf, sign
 from rdprune.tabling import Findings
-from rdprune_core import RDTable, __version__, allocate
+from rdprune.targets import AUTO_LEVELS, check_auto, choosers, is_auto
+from rdprune_core import RDTable, __version__
 from rdprune_core.budget import Budget
-
-AUTO = "auto"
-AUTO_LEVELS = 101
 
 
 def measure(
@@ -42,6 +40,7 @@ def measure(
     objective: str = "additive",
     shapes: Iterable[str] = (),
     criterion: str | Score = "magnitude",
+    within: Mapping[str, Tensor] | None = None,
     distortion: str | SampleErrors = "mse",
     recovery: str = "none",
     ignore: str | Iterable[str] = (),
@@ -53,6 +52,7 @@ def measure(
     reuse_memory: int = MEMORY,
     keep_errors: bool = False,
     store: str | PathLike[str] | None = None,
+    distributed: bool = True,
     progress: bool = True,
 ) -> RDTable:
     """Measure the cost and the distortion of every sparsity of every layer.
@@ -86,11 +86,15 @@ def measure(
     criterion : str or callable
         What a mask keeps first: ``"magnitude"``, ``"wanda"``, ``"taylor"`` (needs labels) or a
         callable that scores a layer; see `rdprune.scoring`.
+    within : mapping of str to torch.Tensor, optional
+        Previous bool masks by parameter name: every option keeps some of what they keep, and
+        sparsities that keep more are left out.
     distortion : str or callable
         Error of a sample, and after a comma how the samples are reduced: ``"mse"``, ``"max"``
-        (the largest of the mean square errors), ``"cvar:0.1"`` (the worst tenth), ``"kl:2"``,
-        ``"cosine"``, ``"loss"``, ``"kl,max"``, or a callable ``errors(dense_output, output)``
-        that returns one a sample; see `rdprune.criteria.parse`.
+        (the largest of the mean square errors), ``"cvar:0.1"`` (the worst tenth), ``"nmse"``,
+        ``"kl:2"``, ``"cosine"``, ``"loss"``, ``"kl,max"``, ``"mse@attention_mask"``, or a
+        callable ``errors(dense_output, output)`` that returns one a sample; see
+        `rdprune.criteria.parse`.
     recovery : str
         State of the network that is measured: ``"none"``, as it is; ``"batchnorm"``, with
         BatchNorm on each batch's statistics; ``"bias"`` or ``"least-squares"``, the pruned layer
@@ -98,7 +102,8 @@ def measure(
     ignore, layers : str or iterable of str
         Layers to leave out, or the only ones to measure; see `prunable`.
     forward : callable, optional
-        ``forward(model, batch)`` replaces the call of the model and returns its output.
+        ``forward(model, batch)`` replaces the call of the model and returns its output, such as
+        `features`.
     responses : int
         Numbers kept of each option's output difference, for the joint objective; 0 for none.
     seed : int
@@ -114,6 +119,9 @@ def measure(
     store : path, optional
         Run folder, whose file ``measurements.sqlite`` keeps every measurement: what it holds of
         this model, data and settings is not measured again. Several processes may share it.
+    distributed : bool
+        Where torch.distributed has a process group of several ranks, all of them must call this,
+        share the work, and return the same table; see `rdprune.ranks`. False measures alone.
     progress : bool
         Show the progress on stderr: layer, options done, time left.
 
@@ -132,14 +140,16 @@ def measure(
         never runs, or an output is not finite. A `FileFormatError` if the store is damaged.
     StoreError
         If the store cannot be written; what was measured is kept.
+    RankError
+        If another rank died or failed.
 
     Warns
     -----
     RuntimeWarning
         If prefix reuse cannot be exact on this model, so that whole passes are run instead.
     """
-    _check_auto(levels, budgets, objective, responses, keep_errors, shapes)
-    chosen = read_levels(AUTO_LEVELS if _is_auto(levels) else levels)
+    check_auto(levels, budgets, objective, responses, keep_errors, shapes)
+    chosen = read_levels(AUTO_LEVELS if is_auto(levels) else levels)
     kind = parse(distortion)
     _check_options(responses, seed)
     state = spelled(recovery)
@@ -153,98 +163,100 @@ def measure(
         weighed = scores(
             criterion, model, found, data, forward=forward, recovery=recovery, seed=seed
         )
-    choices = menu(found, chosen, shapes, weighed)
+    _check_within(within, found, is_auto(levels))
+    choices = menu(found, chosen, shapes, weighed, within)
+    ranks = found_ranks(go_on(store)) if distributed else None
     with recovered(model, recovery), preserved(model), ExitStack() as stack:
+        if ranks is not None:
+            stack.enter_context(ranks.working())
         runner = Runner(model, data, forward, seed)
         reference = Reference(
             runner.outputs(),
             distortion=distortion,
             projection=responses,
             seed=seed,
-            labels=runner.labels(kind),
+            beside=runner.beside(kind),
         )
-        shelf = None
-        if store is not None:
-            opened = stack.enter_context(Store(store))
-            shelf = open_shelf(opened, runner, reference, distortion=kind.name, recovery=state)
-        metadata = {
-            "model": signature(model),
-            "distortion": kind.name,
-            "recovery": state,
-            "samples": reference.samples,
-            "outputs": reference.elements,
-            "seed": seed,
-            "projection": reference.projection,
-            "rdprune": __version__,
-            "shapes": {name: list(layer.parameter.shape) for name, layer in found.items()},
-            "mask": choices.kind,
-        }
+        findings = Findings(found, choices.options, layer_macs(found, runner), {}, reference.offset)
+        findings.metadata.update(
+            _metadata(model, reference, findings, kind.name, state, seed, choices.kind)
+        )
         if choices.kind == LABELLED:
             own = getattr(criterion, "__name__", type(criterion).__name__)
-            metadata["criterion"] = criterion if isinstance(criterion, str) else f"callable {own}"
-        findings = Findings(found, choices.options, layer_macs(found, runner), metadata)
-        targets = _targets(findings, budgets, objective)
+            findings.metadata["criterion"] = (
+                criterion if isinstance(criterion, str) else f"callable {own}"
+            )
+            if weighed is not None:
+                findings.metadata["scores"] = digest(weighed)
+            if within is not None:
+                findings.metadata["within"] = digest({name: within[name] for name in found})
+        if features_of(forward):
+            findings.metadata["features"] = features_of(forward)
+        solvers = choosers(findings, budgets, objective)
+        shelf = None
+        if store is not None or ranks is not None:
+            signed = sign(runner, reference, distortion=kind.name, recovery=state)
+            if ranks is not None:
+                ranks.agree(signed.digest + findings.digest())
+            if store is not None:
+                shelf = open_shelf(stack.enter_context(Store(store)), signed, reference)
         prefix = Prefix(runner, reference, found, memory=reuse_memory) if reuse else None
         if prefix is not None:
             stack.enter_context(prefix.installed())
         fewest = FEWEST if budgets is None else FEWEST_SETTLING
         writer = Writer(found, runner if prefix is None else prefix.plain, recovery)
-        sweep = Sweep(runner, reference, prefix, shelf, choices.masks, writer, fewest)
+        sweep = Sweep(runner, reference, prefix, shelf, choices.masks, writer, fewest, ranks=ranks)
         if budgets is None:
             sweep.measure(findings, findings.everything(), progress)
         else:
             settle(
                 lambda wanted: sweep.measure(findings, wanted, progress),
-                lambda: [solve(findings.table()) for solve in targets],
+                lambda: [solve(findings.table()) for solve in solvers],
                 findings.positions,
                 findings.levels(),
             )
     return findings.table(keep_errors=keep_errors)
 
 
-def _targets(
-    findings: Findings, budgets: Sequence[Budget] | None, objective: str
-) -> list[Callable[[RDTable], NDArray[np.int64]]]:
-    """Return what chooses at each budget, once it is known that none of them is impossible."""
-    if budgets is None:
-        return []
-    if isinstance(budgets, (str, Mapping)) or not isinstance(budgets, Iterable):
-        raise ValueError(f"budgets is {budgets!r}, must be a list of budgets, such as ['20%']")
-    for budget in budgets:
-        allocate(findings.costs_only(), budget)
+def _metadata(
+    model: nn.Module,
+    reference: Reference,
+    findings: Findings,
+    distortion: str,
+    recovery: str,
+    seed: int,
+    mask: str,
+) -> dict[str, Any]:
+    """Say in the table what it is of."""
+    return {
+        "model": signature(model),
+        "distortion": distortion,
+        "recovery": recovery,
+        "samples": reference.samples,
+        "outputs": reference.elements,
+        "seed": seed,
+        "projection": reference.projection,
+        "rdprune": __version__,
+        "shapes": {name: list(layer.parameter.shape) for name, layer in findings.layers.items()},
+        "mask": mask,
+    }
 
-    def choose(budget: Budget, table: RDTable) -> NDArray[np.int64]:
-        return allocate(table, budget, objective=objective).choice
 
-    return [partial(choose, budget) for budget in budgets]
-
-
-def _check_auto(
-    levels: int | str | Sequence[float],
-    budgets: Sequence[Budget] | None,
-    objective: str,
-    responses: int,
-    keep_errors: bool,
-    shapes: Iterable[str],
+def _check_within(
+    within: Mapping[str, Tensor] | None, layers: Mapping[str, Prunable], auto: bool
 ) -> None:
-    if objective not in ("additive", "joint"):
-        raise ValueError(f"objective is {objective!r}, must be 'additive' or 'joint'")
-    if _is_auto(levels) != (budgets is not None):
-        raise ValueError(
-            "levels='auto' and budgets= go together: what is measured depends on where it is used"
-        )
-    if budgets is None:
+    if within is None:
         return
-    if objective == "joint" and not responses:
-        raise ValueError('objective "joint" needs responses above 0')
-    if keep_errors:
-        raise ValueError("keep_errors needs every level measured, not levels='auto'")
-    if tuple(shapes):
-        raise ValueError("shapes need every level measured, not levels='auto'")
-
-
-def _is_auto(levels: Any) -> bool:
-    return isinstance(levels, str) and levels == AUTO
+    if auto:
+        raise ValueError("within needs every level measured, not levels='auto'")
+    for name, layer in layers.items():
+        mask = within.get(name)
+        if mask is None or mask.dtype != torch.bool or mask.shape != layer.parameter.shape:
+            what = "missing" if mask is None else f"{mask.dtype} of shape {tuple(mask.shape)}"
+            raise ValueError(
+                f"within: the mask of layer {name!r} is {what}, must be bool of shape "
+                f"{tuple(layer.parameter.shape)}"
+            )
 
 
 def _check_options(responses: int, seed: int) -> None:

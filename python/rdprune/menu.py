@@ -11,7 +11,7 @@ from torch import Tensor
 from rdprune.layers import Prunable
 from rdprune.magnitude import kept_count, level_label
 from rdprune.options import MASK, Masks, Option, magnitude_key, magnitude_masks
-from rdprune.shapes import geometry, make_mask, parse_shape
+from rdprune.shapes import geometry, nested_mask, parse_shape
 
 LABELLED = "labelled"
 
@@ -43,6 +43,7 @@ def menu(
     levels: Sequence[float],
     shapes: Iterable[str],
     scores: Mapping[str, Tensor] | None,
+    within: Mapping[str, Tensor] | None = None,
 ) -> Menu:
     """List every layer's options: the sparsities, then the shapes, in the order given.
 
@@ -57,6 +58,9 @@ def menu(
         the very masks.
     scores : mapping of str to Tensor, optional
         Scores of the weights; their magnitudes by default.
+    within : mapping of str to Tensor, optional
+        Masks that every option lies in. Sparsities that keep as much or more are left out but for
+        one option, which keeps what the mask does.
 
     Raises
     ------
@@ -72,24 +76,34 @@ def menu(
                 f"shape {labels[0]!r} of layer {name!r}: its kind is {layer.kind!r}, which does "
                 "not say which dimensions are inputs and outputs; leave out shapes or the layer"
             )
-    if not labels and scores is None:
+    if not labels and scores is None and within is None:
         plain = {name: _plain(layer, sparsities) for name, layer in layers.items()}
         return Menu(plain, magnitude_masks, MASK)
 
     def masks(layer: Prunable, dense: Tensor) -> Callable[[Option], Tensor]:
         values = dense.detach().abs() if scores is None else scores[layer.name]
         place = geometry(layer)
-        return lambda option: make_mask(option.label, values, place, layer=layer.name)
+        inside = None if within is None else within[layer.name]
+        return lambda option: nested_mask(option.label, values, place, inside, layer=layer.name)
 
     options = {}
     for name, layer in layers.items():
         made = masks(layer, layer.parameter)
-        row = _plain(layer, sparsities) if scores is None else []
-        for label in labels if scores is None else (*sparsities, *labels):
+        known = scores is None and within is None
+        row = _plain(layer, sparsities) if known else []
+        single = sparsities if within is None else _finer(within[name], sparsities)
+        for label in labels if known else (*single, *labels):
             mask = made(Option(label, 0, ""))
             row.append(Option(label, int(mask.count_nonzero()), _digest(mask)))
         options[name] = row
     return Menu(options, masks, LABELLED)
+
+
+def _finer(within: Tensor, labels: Sequence[str]) -> list[str]:
+    """Sparsities that remove more than a mask does, after the mask's own."""
+    numel, kept = within.numel(), int(within.count_nonzero())
+    finer = [label for label in labels if kept_count(numel, float(label)) < kept]
+    return [level_label((numel - kept) / numel), *finer]
 
 
 def _plain(layer: Prunable, labels: Iterable[str]) -> list[Option]:

@@ -51,14 +51,7 @@ def draw(
     OSError
         If the file cannot be written.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        message = "pictures need matplotlib, which is missing: pip install 'rdprune-core[demo]'"
-        raise ImportError(message, name="matplotlib") from error
-    figure = Figure(figsize=(13, 9), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = canvas(13, 9)
     axes = figure.subplot_mosaic(
         [["curves", "frontier"], ["layers", "layers"]], height_ratios=[1.15, 1]
     )
@@ -72,6 +65,30 @@ def draw(
     _draw_layers(axes["layers"], table, allocations, colours)
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold")
+    write(figure, path)
+
+
+def canvas(width: float, height: float, extra: str = "demo") -> Figure:
+    """Return an empty figure of so many inches.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is missing; names the extra of this package that brings it.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        message = f"pictures need matplotlib, which is missing: pip install 'rdprune-core[{extra}]'"
+        raise ImportError(message, name="matplotlib") from error
+    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def write(figure: Figure, path: str | Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png")
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from rdprune.batches import EnoughError, Runner, preserved
-from rdprune.distortion import Measurement, Reference
+from rdprune.distortion import Measurement, Reference, same_outputs
 from rdprune.layers import Prunable
 from rdprune.records import Record
 from rdprune.tracing import NEVER, BatchTrace, Call, patched, trace
@@ -74,6 +74,7 @@ class Prefix:
         self.shares = dict.fromkeys(layers, 1.0)
         self.plain = replace(runner, on_batch=self._idle)
         self._reference = reference
+        self._base: tuple[Tensor, ...] | None = None
         self._memory = memory
         self.reusing = replace(runner, on_batch=self._replay)
         self._recording = replace(runner, on_batch=self._record)
@@ -114,8 +115,18 @@ class Prefix:
         with patched(modules, self._wrap):
             yield
 
+    def rebase(self) -> None:
+        """Make records of the network with the weights that it has now, from here on."""
+        self._held, self._firsts, self._current = {}, {}, None
+        self._idle(0)
+        with preserved(self.plain.model):
+            self._base = tuple(output.clone() for output in self.plain.outputs())
+
+    def _expected(self) -> tuple[Tensor, ...]:
+        return self._reference.outputs if self._base is None else self._base
+
     def prepare(self, layer: Prunable) -> bool:
-        """Record what runs before a layer, whose weight is dense now.
+        """Record what runs before a layer, whose weight is dense now, or as in `rebase`.
 
         Returns
         -------
@@ -140,7 +151,7 @@ class Prefix:
                     self._record_only()
                     return True
                 # This also checks the records of the layer before, which are used here.
-                if self._reference.equals(self._finished(self._recording.outputs())):
+                if same_outputs(self._finished(self._recording.outputs()), self._expected()):
                     self._settle()
                     return True
         except DivergedError:

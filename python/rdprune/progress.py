@@ -32,6 +32,8 @@ class Meter:
         What is being worked on.
     done, total : int
         Steps.
+    costs : dict of str to float
+        What a step under each name costs.
     """
 
     def __init__(
@@ -44,9 +46,10 @@ class Meter:
         self.name = ""
         self.done = 0
         self.total = sum(counts.values())
-        self._costs = dict.fromkeys(counts, 1.0) if costs is None else dict(costs)
-        self._remaining = sum(count * self._costs[name] for name, count in counts.items())
+        self.costs = dict.fromkeys(counts, 1.0) if costs is None else dict(costs)
+        self._remaining = sum(count * self.costs[name] for name, count in counts.items())
         self._spent = 0.0
+        self._elsewhere = (0, 0.0)
         self._changed = changed
         self._clock = clock
         self._started = clock()
@@ -55,11 +58,21 @@ class Meter:
         """Note that `steps` more are done under `name`; `found` ones took no time."""
         self.name = name
         self.done += steps
-        cost = steps * self._costs[name]
+        cost = steps * self.costs[name]
         self._remaining -= cost
         if not found:
             self._spent += cost
         if self._changed is not None:
+            self._changed(self)
+
+    def elsewhere(self, steps: int, cost: float) -> None:
+        """Note how many steps others have done so far, and what these cost."""
+        before = self._elsewhere
+        self._elsewhere = (steps, cost)
+        self.done += steps - before[0]
+        self._remaining -= cost - before[1]
+        self._spent += cost - before[1]
+        if self._changed is not None and steps > before[0]:
             self._changed(self)
 
     @property

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 from torch import nn
 
 from rdprune.baselines import global_magnitude, lamp
 from rdprune.batches import Forward, read
+from rdprune.compared import in_question
 from rdprune.criteria import SampleErrors
 from rdprune.layers import Prunable
 from rdprune.progress import progress_bar
@@ -53,6 +55,8 @@ def refine(
     forbidden: Mapping[str, Iterable[str | int]] | None = None,
     tied: Iterable[Iterable[str]] = (),
     forward: Forward | None = None,
+    reuse: bool = True,
+    store: str | PathLike[str] | None = None,
     on_round: Callable[[Refined], None] | None = None,
     progress: bool = True,
 ) -> Refined:
@@ -93,7 +97,14 @@ def refine(
     floors, caps, forbidden, tied
         As for `rdprune_core.allocate`.
     forward : callable, optional
-        ``forward(model, batch)`` replaces the call of the model.
+        ``forward(model, batch)`` replaces the call of the model; by default the `features` that
+        were measured.
+    reuse : bool
+        What runs before a layer gives its recorded output instead of running again, as in
+        `measure`; the same numbers.
+    store : path, optional
+        Run folder that keeps every measurement, as for `measure`: the same call goes on where one
+        was stopped.
     on_round : callable, optional
         Called with what was found so far, after every round at the final budget.
     progress : bool
@@ -131,7 +142,9 @@ def refine(
             seed=int(table.metadata.get("seed", 0)),
             recovery=state,
             projection=projection,
-            forward=forward,
+            forward=in_question(table.metadata, forward),
+            reuse=reuse,
+            store=store,
         ) as network,
         progress_bar({STEP: total}, progress) as meter,
     ):

@@ -14,7 +14,7 @@ fitted with an intercept: all moments are taken about the means.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,8 @@ class Moments:
     mean, dense_mean : torch.Tensor
         Shape (groups, inputs): of the inputs as they are, and of the dense network's.
     square, cross : torch.Tensor, optional
-        Shape (groups, inputs, inputs): means of x' x'ᵀ and x' xᵀ.
+        Means of x' x'ᵀ, shape (groups, inputs, inputs), and of x' (W x)ᵀ, shape (groups, inputs,
+        outputs).
     """
 
     count: int
@@ -47,28 +48,42 @@ class Moments:
     cross: Tensor | None = None
 
 
-@dataclass(slots=True)
 class _Sums:
-    second: bool
-    count: int = 0
-    sums: dict[str, Tensor] = field(default_factory=dict)
+    """Sums over a layer's rows; the products within a chunk of rows are of the rows' own type.
+
+    Parameters
+    ----------
+    weight : torch.Tensor, optional
+        Dense weights, shape (groups, outputs, inputs); without them means alone are summed.
+    """
+
+    def __init__(self, weight: Tensor | None) -> None:
+        self._weight = weight
+        self._count = 0
+        self._sums: dict[str, Tensor] = {}
 
     def add(self, module: nn.Module, inputs: Tensor, dense: Tensor | None) -> None:
         others = input_rows(module, inputs if dense is None else dense)
         for rows, dense_rows in zip(input_rows(module, inputs), others, strict=True):
-            self.count += rows.shape[1]
-            self._add("mean", rows.double().sum(dim=1))
-            self._add("dense_mean", dense_rows.double().sum(dim=1))
-            if self.second:
-                wide = rows.double()
-                self._add("square", wide.transpose(1, 2) @ wide)
-                self._add("cross", wide.transpose(1, 2) @ dense_rows.double())
+            self._count += rows.shape[1]
+            mean = rows.sum(dim=1).double()
+            self._add("mean", mean)
+            self._add("dense_mean", mean if dense is None else dense_rows.sum(dim=1).double())
+            if self._weight is None:
+                continue
+            square = (rows.transpose(1, 2) @ rows).double()
+            self._add("square", square)
+            if dense is None:
+                self._add("cross", square @ self._weight.double().transpose(1, 2))
+            else:
+                targets = dense_rows @ self._weight.to(rows.dtype).transpose(1, 2)
+                self._add("cross", (rows.transpose(1, 2) @ targets).double())
 
     def _add(self, name: str, value: Tensor) -> None:
-        self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def moments(self) -> Moments:
-        return Moments(self.count, **{k: value / self.count for k, value in self.sums.items()})
+        return Moments(self._count, **{k: value / self._count for k, value in self._sums.items()})
 
 
 class Refitter:
@@ -107,12 +122,12 @@ class Refitter:
         self._dense = dense
         self._index = weight_index(sites[0].module).to(dense.device)
         second = "least-squares" in parts
-        whole = _Sums(second)
-        single = [_Sums(False) for _ in sites]
+        whole = _Sums(dense.detach().reshape(-1)[self._index] if second else None)
+        single = [_Sums(None) for _ in sites] if len(sites) > 1 else [whole]
         for call, (position, value) in enumerate(inputs):
             other = None if dense_inputs is None else dense_inputs[call][1]
-            whole.add(sites[position].module, value, other)
-            single[position].add(sites[position].module, value, other)
+            for sums in {whole, single[position]}:
+                sums.add(sites[position].module, value, other)
         self._moments = whole.moments()
         # Copied, because the origin may be the very place that is shifted.
         origins = [site.shiftable for site in dense_sites]
@@ -174,14 +189,15 @@ def least_squares(dense: Tensor, kept: Tensor, moments: Moments, *, intercept: b
     square, cross = moments.square, moments.cross
     if intercept:
         square = square - moments.mean[:, :, None] * moments.mean[:, None, :]
-        cross = cross - moments.mean[:, :, None] * moments.dense_mean[:, None, :]
+        dense_mean = dense @ moments.dense_mean[:, :, None]
+        cross = cross - moments.mean[:, :, None] * dense_mean.transpose(1, 2)
     fitted = torch.zeros_like(dense)
     for group in range(len(dense)):
         ridge = RIDGE * float(square[group].diagonal().mean())
         if not ridge > 0:  # inputs that never change: nothing to learn from
             fitted[group] = dense[group] * kept[group]
             continue
-        targets = dense[group] @ cross[group].T + ridge * dense[group]
+        targets = cross[group].T + ridge * dense[group]
         for row in range(dense.shape[1]):
             chosen = kept[group, row].nonzero()[:, 0]
             if not len(chosen):

@@ -18,10 +18,11 @@ from rdprune.batches import Forward
 from rdprune.keeping import verify_sparsity_
 from rdprune.layers import Prunable
 from rdprune.magnitude import level_label, magnitude_order, order_mask
-from rdprune.masking import apply_, load_masks, save_masks, strip_
+from rdprune.masking import apply_, layer_masks, load_masks, save_masks, strip_
 from rdprune.measuring import measure
 from rdprune.recovery import repair_
 from rdprune.runfolder import Round, RunFolder, load_weights_, save_weights
+from rdprune.scoring import scores
 from rdprune.sharing import scaled
 from rdprune.verifying import verify
 from rdprune_core import Allocation, RDTable, allocate
@@ -77,6 +78,8 @@ class Settings:
     ignore: tuple[str, ...]
     layers: tuple[str, ...] | None
     seed: int
+    shapes: tuple[str, ...] = ()
+    criterion: str = "magnitude"
 
     def __post_init__(self) -> None:
         if not 0 < self.amount < 1:
@@ -86,6 +89,17 @@ class Settings:
             raise ValueError(f"method is {self.method!r}, must be one of {known}")
         if self.cost != "params" and self.method != "rdprune":
             raise ValueError(f"method {self.method!r} counts params, not {self.cost!r}")
+
+        if self.shaped and self.method != "rdprune":
+            raise ValueError(
+                f"method {self.method!r} removes single weights by magnitude: it has no shapes and "
+                "no criterion"
+            )
+
+    @property
+    def shaped(self) -> bool:
+        """Whether there are options other than single weights by magnitude."""
+        return bool(self.shapes) or self.criterion != "magnitude"
 
     def target(self, number: int) -> Fraction:
         """Fraction that is kept after a round, exact."""
@@ -188,8 +202,9 @@ class Worker:
         if settings.method == "rdprune":
             table = self._table(folder, masks)
             total = int(settings.target(number) * int(table.dense[settings.cost].sum()))
+            floor = None if settings.shaped else previous  # shaped options lie in the last masks
             allocation = allocate(
-                table, {settings.cost: total}, objective=settings.objective, previous=previous
+                table, {settings.cost: total}, objective=settings.objective, previous=floor
             )
         else:
             total = int(settings.target(number) * self._dense)
@@ -231,13 +246,23 @@ class Worker:
         table = measure(
             self._model, self._data, levels=levels, distortion=settings.distortion,
             recovery=settings.recovery, layers=list(self._layers), forward=self._forward,
-            seed=settings.seed, store=folder, progress=self._progress,
+            seed=settings.seed, store=folder, progress=self._progress, shapes=settings.shapes,
+            criterion=settings.criterion, within=masks if settings.shaped else None,
         )  # fmt: skip
         table.save(file)
         return table
 
     def _masks(self, allocation: Allocation, previous: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Keep the largest weights among those that the previous masks keep."""
+        settings = self._settings
+        if settings.shaped:
+            weighed = None
+            if settings.criterion != "magnitude":
+                weighed = scores(
+                    settings.criterion, self._model, self._layers, self._data,
+                    forward=self._forward, recovery=settings.recovery, seed=settings.seed,
+                )  # fmt: skip
+            return layer_masks(self._layers, allocation, weighed, previous)
         made = {}
         costs = allocation.layer_costs["params"].tolist()
         for name, kept in zip(allocation.names, costs, strict=True):

@@ -31,6 +31,8 @@ def iterate(
     cost: str = "params",
     objective: str = "additive",
     levels: int | Sequence[float] | None = None,
+    shapes: str | Iterable[str] = (),
+    criterion: str = "magnitude",
     distortion: str = "mse",
     recovery: str = "none",
     repair: str = "none",
@@ -73,6 +75,11 @@ def iterate(
         ``"additive"`` or ``"joint"``, as for `allocate`.
     levels : int or sequence of float, optional
         As for `measure`; by default densities 0.93^i down to 0.001, and 0.
+    shapes : str or iterable of str
+        Further options of every layer, as for `measure`, within the masks of the round before.
+        For ``"rdprune"``.
+    criterion : str
+        ``"magnitude"``, ``"wanda"`` or ``"taylor"``, as for `measure`. For ``"rdprune"``.
     distortion, recovery, forward : optional
         As for `measure`.
     repair : str
@@ -104,7 +111,7 @@ def iterate(
         amount, method, cost, objective,
         levels if levels is None or isinstance(levels, int) else tuple(map(float, levels)),
         distortion, recovery, repair, rewind, _tuple(ignore),
-        None if layers is None else _tuple(layers), seed,
+        None if layers is None else _tuple(layers), seed, _tuple(shapes), criterion,
     )  # fmt: skip
     if rounds < 1:
         raise ValueError(f"rounds is {rounds}, must be at least 1")
@@ -112,7 +119,10 @@ def iterate(
     _check(found, settings, rounds)
     data = read(batches)
     identity = {"model": digest(model.state_dict()), "batches": digest(data)}
-    run = RunFolder(folder, {**asdict(settings), **identity})
+    said = asdict(settings)
+    if not settings.shaped:  # as in folders that are older than these settings
+        del said["shapes"], said["criterion"]
+    run = RunFolder(folder, {**said, **identity})
     worker = Worker(model, found, data, run, settings, forward, progress)
     for number in range(len(run.rounds) + 1, rounds + 1):
         worker.work(number, rounds, finetune, evaluate)

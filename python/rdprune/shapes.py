@@ -167,6 +167,29 @@ def make_mask(label: str, scores: Tensor, place: Geometry, *, layer: str = "") -
     return place.back(mask, scores.shape).contiguous()
 
 
+def nested_mask(
+    label: str, scores: Tensor, place: Geometry, within: Tensor | None, *, layer: str = ""
+) -> Tensor:
+    """Mask of an option that keeps nothing that a mask before it removes.
+
+    Single weights are chosen among those that `within` keeps, so that their count is the option's;
+    of other shapes what `within` removes scores nothing and stays removed.
+
+    Parameters
+    ----------
+    label, scores, place, layer
+        As for `make_mask`.
+    within : torch.Tensor, optional
+        bool, shape of the scores; None where nothing was removed.
+    """
+    if within is None:
+        return make_mask(label, scores, place, layer=layer)
+    inside = within.to(scores.device)
+    if parse_shape(label).kind == "weights":
+        return make_mask(label, torch.where(inside, scores, -1), place, layer=layer)
+    return make_mask(label, scores * inside, place, layer=layer) & inside
+
+
 def _order(values: Tensor) -> Tensor:
     return torch.argsort(values.reshape(-1), descending=True, stable=True)
 

@@ -46,6 +46,13 @@ COMMIT;
 """
 
 
+def go_on(folder: str | PathLike[str] | None) -> str:
+    """Say what a run that stops leaves, and how to go on."""
+    if folder is None:
+        return "nothing is kept; with a store (--store FOLDER) a run can go on where it stopped"
+    return f"what was measured is kept in {folder}: run the same command again to go on"
+
+
 class StoreError(OSError):
     """The store cannot be read or written now; what it holds is safe."""
 
@@ -164,11 +171,16 @@ class Store:
 class Shelf:
     """The measurements under one signature; made by `Store.shelf`."""
 
-    def __init__(self, store: Store, run: bytes, samples: int, size: int) -> None:
+    def __init__(self, store: Store, run: bytes, samples: int, size: int, around: str = "") -> None:
         self._store = store
         self._run = run
         self._samples = samples
         self._size = size
+        self._around = around
+
+    def around(self, place: str) -> Shelf:
+        """Return what was measured in the network as it is at a place: not dense, but pruned."""
+        return Shelf(self._store, self._run, self._samples, self._size, f" around {place}")
 
     def get(self, layer: str, option: str) -> Measurement | None:
         """Look a measurement up.
@@ -180,6 +192,7 @@ class Shelf:
         StoreError
             If the file cannot be read.
         """
+        option += self._around
         rows = self._store.execute(
             "SELECT distortion, response, errors, crc FROM measurement "
             "WHERE run = ? AND layer = ? AND option = ?",
@@ -214,6 +227,7 @@ class Shelf:
         StoreError
             If the file cannot be written: it is locked or the disk is full.
         """
+        option += self._around
         sketch = measurement.response
         response = b"" if sketch is None else sketch.astype("<f4").tobytes()
         errors = b"" if measurement.errors is None else measurement.errors.astype("<f8").tobytes()

@@ -4,24 +4,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from random import Random
+from typing import Any, Protocol
 
 import torch
 
 from rdprune.adaptive import Wanted
 from rdprune.batches import Runner
 from rdprune.distortion import Measurement, Reference
+from rdprune.jobs import Job, cut, trade
 from rdprune.layers import Prunable, signature
 from rdprune.magnitude import saved_weights, write_masked
+from rdprune.memory import release
 from rdprune.options import Masks, Option, magnitude_masks
 from rdprune.prefix import FEWEST, DivergedError, Prefix
 from rdprune.progress import Meter, progress_bar
-from rdprune.recovery import Write, Writer
+from rdprune.ranks import Ranks
+from rdprune.recovery import Write
 from rdprune.store import Shelf, Store, run_signature
 from rdprune.tabling import Findings
 from rdprune_core import __version__
+
+
+class LayerWriter(Protocol):
+    """Prunes one layer at a time, such as `Writer`."""
+
+    def layer(self, name: str) -> AbstractContextManager[Write]:
+        """Yield what prunes a layer; at the end the layer is as before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +51,14 @@ class Sweep:
         Has, and gets, what was measured.
     masks : callable
         Makes the masks that are measured.
-    writer : Writer, optional
+    writer : LayerWriter, optional
         Prunes a layer and repairs it; by default it is masked.
     fewest : int
         Fewer options of a layer than this do not pay for recording and checking.
+    dense : bool
+        Whether the other layers are dense, so that a layer that keeps all changes nothing.
+    ranks : Ranks, optional
+        Share the work.
     """
 
     runner: Runner
@@ -50,62 +66,126 @@ class Sweep:
     prefix: Prefix | None = None
     shelf: Shelf | None = None
     masks: Masks = magnitude_masks
-    writer: Writer | None = None
+    writer: LayerWriter | None = None
     fewest: int = FEWEST
+    dense: bool = True
+    ranks: Ranks | None = None
 
     def measure(self, findings: Findings, wanted: Wanted, progress: bool) -> None:
         """Measure options and add them to the findings; `progress` shows a bar."""
-        options = {name: [findings.options[name][at] for at in row] for name, row in wanted.items()}
-        counts = {name: len(row) for name, row in options.items()}
-        order = findings.layers if self.prefix is None else self.prefix.order
-        with progress_bar(counts, progress, self._costs(options)) as meter:
-            for name in order:
-                if name in wanted:
-                    found = self._measure_layer(findings.layers[name], options[name], meter)
-                    known = findings.measured.setdefault(name, {})
-                    known.update(zip(wanted[name], found, strict=True))
+        jobs = {
+            name: Job.of(findings.layers[name], [findings.options[name][at] for at in row])
+            for name, row in wanted.items()
+        }
+        counts = {name: len(row) for name, row in wanted.items()}
+        shown = progress and (self.ranks is None or self.ranks.rank == 0)
+        with progress_bar(counts, shown, self._costs(jobs)) as meter:
+            self._recall(jobs, meter)
+            for job, options in self._pieces(jobs, meter):
+                self._measure_piece(job, options, meter)
+                release()
+            self._trade(jobs)
+        for name, job in jobs.items():
+            found = [job.done[findings.options[name][at].key] for at in wanted[name]]
+            known = findings.measured.setdefault(name, {})
+            known.update(zip(wanted[name], found, strict=True))
 
-    def _costs(self, options: Mapping[str, Sequence[Option]]) -> dict[str, float]:
+    def _costs(self, jobs: Mapping[str, Job]) -> dict[str, float]:
         """Which part of a pass one option of each layer takes on average."""
-        costs = {}
-        for name, row in options.items():
-            share = 1.0 if self.prefix is None else self.prefix.shares[name]
-            costs[name] = share * len({option.key for option in row}) / len(row)
-        return costs
+        shares = {} if self.prefix is None else self.prefix.shares
+        return {name: shares.get(name, 1.0) * job.average for name, job in jobs.items()}
 
-    def _measure_layer(
-        self, layer: Prunable, options: Sequence[Option], meter: Meter
-    ) -> list[Measurement]:
-        """Measure options of a layer, once for each mask."""
-        weight = layer.parameter
-        meter.advance(layer.name, 0)
-        done: dict[str, Measurement] = {}
-        labels: dict[str, list[str]] = {}
-        for option in options:
-            labels.setdefault(option.key, []).append(option.label)
+    def options(
+        self, layer: Prunable, options: Sequence[Option]
+    ) -> Iterator[tuple[Option, Measurement, bool]]:
+        """Measure options of a layer of different keys, or find them on the shelf.
+
+        Yields
+        ------
+        tuple of Option, Measurement and bool
+            In any order; whether it was known.
+        """
         left = []
-        for key, option in {option.key: option for option in options}.items():
-            dense = option.kept == weight.numel()
-            found = self.reference.unchanged() if dense else self._look_up(layer, option)
+        for option in options:
+            found = self._known(layer, option)
             if found is None:
                 left.append(option)
             else:
-                done[key] = found
-                meter.advance(layer.name, len(labels[key]), found=True)
-        with self._writing(layer, left) as write:
-            for option, measurement in self._measure(layer, write, left):
-                key = option.key
+                yield option, found, True
+        for option, measurement in self._measured(layer, left):
+            yield option, measurement, False
+
+    def _known(self, layer: Prunable, option: Option) -> Measurement | None:
+        """Return what needs no pass: a layer that keeps all, or what the shelf has."""
+        if self.dense and option.kept == layer.parameter.numel():
+            return self.reference.unchanged()
+        return self._look_up(layer, option)
+
+    def _measured(
+        self, layer: Prunable, options: list[Option]
+    ) -> Iterator[tuple[Option, Measurement]]:
+        """Measure options of a layer, and keep them on the shelf."""
+        with self._writing(layer, options) as write:
+            for option, measurement in self._measure(layer, write, options):
                 if not math.isfinite(measurement.distortion):
                     raise ValueError(
-                        f"layer {layer.name!r}, option {labels[key][0]!r}: the distortion is "
+                        f"layer {layer.name!r}, option {option.label!r}: the distortion is "
                         f"{measurement.distortion}, must be finite; leave out this level or the "
                         "layer"
                     )
-                done[key] = measurement
-                if self.shelf is not None:
-                    self.shelf.put(layer.name, key, measurement)
-                meter.advance(layer.name, len(labels[key]))
-        return [done[option.key] for option in options]
+                self._keep(layer.name, option.key, measurement)
+                yield option, measurement
+
+    def _recall(self, jobs: Mapping[str, Job], meter: Meter) -> None:
+        """Note what needs no pass: the dense layers, and what the store, or a rank's, has."""
+        for job in jobs.values():
+            for key, option in job.options.items():
+                found = self._known(job.layer, option)
+                if found is not None:
+                    job.done[key] = found
+        self._trade(jobs)
+        for name, job in jobs.items():
+            meter.advance(name, sum(len(job.labels[key]) for key in job.done), found=True)
+
+    def _trade(self, jobs: Mapping[str, Job]) -> None:
+        """Have all ranks know, and all stores keep, what any rank has measured."""
+        if self.ranks is not None:
+            for name, key in trade(self.ranks, jobs):
+                self._keep(name, key, jobs[name].done[key])
+
+    def _pieces(self, jobs: Mapping[str, Job], meter: Meter) -> Iterator[tuple[Job, list[Option]]]:
+        """Yield what is left to measure, layer after layer: all of it, or this rank's share."""
+        order = jobs if self.prefix is None else self.prefix.order
+        left = [jobs[name] for name in order if name in jobs]
+        if self.ranks is None:
+            yield from cut(left, 1)
+            return
+        self.ranks.waiting = partial(self._overview, meter)
+        pieces = cut(left, self.ranks.size)
+        costs = self._costs(jobs)
+        for index in self.ranks.shared([costs[j.layer.name] * len(row) for j, row in pieces]):
+            yield pieces[index]
+
+    def _measure_piece(self, job: Job, options: list[Option], meter: Meter) -> None:
+        """Measure options of a layer, each once."""
+        name = job.layer.name
+        meter.advance(name, 0)
+        for option, measurement in self._measured(job.layer, options):
+            labels = job.labels[option.key]
+            job.done[option.key] = measurement
+            if self.ranks is not None:
+                self.ranks.tell(len(labels), len(labels) * meter.costs[name])
+                self._overview(meter)
+            meter.advance(name, len(labels))
+
+    def _overview(self, meter: Meter) -> None:
+        """Let rank 0 show what the others do."""
+        if self.ranks is not None and self.ranks.rank == 0:
+            meter.elsewhere(*self.ranks.elsewhere())
+
+    def _keep(self, layer: str, key: str, measurement: Measurement) -> None:
+        if self.shelf is not None:
+            self.shelf.put(layer, key, measurement)
 
     def _measure(
         self, layer: Prunable, write: Write, options: list[Option]
@@ -118,7 +198,7 @@ class Sweep:
             return self.reference.measure(runner.outputs())
 
         runner = self.runner if self.prefix is None else self.prefix.plain
-        if self.shelf is not None:
+        if self.shelf is not None and self.ranks is None:
             # Another process that works on the same should not be measuring the same option.
             Random().shuffle(options)
         if self.prefix is not None and options and self.prefix.trusts(layer):
@@ -159,10 +239,24 @@ class Sweep:
         return None if self.shelf is None else self.shelf.get(layer.name, option.key)
 
 
-def open_shelf(
-    store: Store, runner: Runner, reference: Reference, *, distortion: str, recovery: str
-) -> Shelf:
-    """Find what the store has of this model, these batches and settings."""
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What measurements are kept and compared under.
+
+    Attributes
+    ----------
+    digest : bytes
+        SHA-256 of all that they depend on.
+    about : dict
+        What is in it, for people.
+    """
+
+    digest: bytes
+    about: dict[str, Any]
+
+
+def sign(runner: Runner, reference: Reference, *, distortion: str, recovery: str) -> Signature:
+    """Sign this model, these batches and settings."""
     settings = {
         "distortion": distortion,
         "recovery": recovery,
@@ -172,6 +266,12 @@ def open_shelf(
     # The same outputs a little smaller: what a callable makes of them tells it from others.
     probe = reference.measure(output * 0.875 for output in reference.outputs)
     found = [*reference.outputs, torch.from_numpy(probe.errors)]
-    run = run_signature(runner.model, runner.batches, found, runner.forward, settings)
+    digest = run_signature(runner.model, runner.batches, found, runner.forward, settings)
     about = {**settings, "model": signature(runner.model), "rdprune": __version__}
-    return store.shelf(run, about, samples=reference.samples, size=reference.projection)
+    return Signature(digest, about)
+
+
+def open_shelf(store: Store, signed: Signature, reference: Reference) -> Shelf:
+    """Find what the store has under a signature."""
+    sizes = {"samples": reference.samples, "size": reference.projection}
+    return store.shelf(signed.digest, signed.about, **sizes)

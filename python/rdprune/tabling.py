@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +31,8 @@ class Findings:
     macs : mapping of str to int
         Multiply-accumulates of a sample, of the dense layers.
     metadata : dict
+    offset : ndarray, optional
+        What the responses are added to, see `RDTable`.
     measured : dict of str to dict of int to Measurement
         By layer and position among its options.
     """
@@ -37,6 +41,7 @@ class Findings:
     options: Mapping[str, Sequence[Option]]
     macs: Mapping[str, int]
     metadata: dict[str, Any]
+    offset: NDArray[np.float64] | None = None
     measured: dict[str, dict[int, Measurement]] = field(default_factory=dict)
 
     def levels(self) -> dict[str, NDArray[np.float64]]:
@@ -53,6 +58,14 @@ class Findings:
     def everything(self) -> Wanted:
         """Positions of all options."""
         return {name: list(range(len(row))) for name, row in self.options.items()}
+
+    def digest(self) -> bytes:
+        """SHA-256 of all options' labels and masks."""
+        rows = {
+            name: [(option.label, option.kept, option.key) for option in row]
+            for name, row in self.options.items()
+        }
+        return hashlib.sha256(json.dumps(rows).encode()).digest()
 
     def table(self, *, keep_errors: bool = False) -> RDTable:
         """Return all options, those not measured interpolated and named in the metadata.
@@ -106,6 +119,7 @@ class Findings:
             names=list(self.layers),
             options=[[option.label for option in row] for row in self.options.values()],
             responses=responses,
+            offset=None if responses is None else self.offset,
             errors=errors,
             dense={"params": numel, "macs": dense_macs},
             metadata=metadata,

@@ -14,6 +14,7 @@ from rdprune.progress import Meter
 from rdprune.trial import Trial
 from rdprune_core import Allocation, RDTable, allocate
 from rdprune_core.constraints import Constraints
+from rdprune_core.joint import joint_distortion
 
 DAMPING = (1.0, 4.0)  # prices on the squares of the changes, where the nearest neighbours fail
 STEP = "refining"  # what the progress bar calls a pass
@@ -57,13 +58,16 @@ class Refined:
         True distortion of the best starting point at the final budget.
     rounds : tuple of Round
     passes : int
-        Runs of the network over all batches in all.
+        Runs of the network over all batches in all, those that the store saved among them.
+    found : int
+        Measurements that the store had.
     """
 
     allocation: Allocation
     start: float
     rounds: tuple[Round, ...]
     passes: int
+    found: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +135,8 @@ class Search:
         for _ in range(self._limit.rounds):
             options = self._window(point.choice, spacing)
             needed = sum(len(row) - 1 for row in options)
-            allowed = self._limit.passes
             spent = self._network.passes
-            if needed == 0 or (allowed is not None and spent + needed + 1 > allowed):
+            if needed == 0 or self._too_many(needed + self._network.cost):
                 break
             self._network.prune(self._kept(point.choice))
             neighbours = self._measure(point, options)
@@ -151,6 +154,10 @@ class Search:
                 break
         return self._refined(point, start, budget)
 
+    def _too_many(self, passes: int) -> bool:
+        allowed = self._limit.passes
+        return allowed is not None and self._network.passes + passes > allowed
+
     def _visit(self, choice: NDArray[np.int64]) -> _Point:
         before = self._network.passes
         self._network.prune(self._kept(choice))
@@ -166,10 +173,12 @@ class Search:
             others = [option for option in row if option != point.choice[layer]]
             kept = [int(self._table.costs["params"][layer][option]) for option in others]
             measured = {int(point.choice[layer]): np.zeros_like(point.error)}
-            for option, found in zip(others, self._network.alternatives(name, kept), strict=True):
-                assert found.response is not None
-                measured[option] = found.response - point.error
+            found: dict[int, NDArray[np.float64]] = {}
+            for count, measurement in self._network.alternatives(name, kept):
+                assert measurement.response is not None
+                found[count] = measurement.response - point.error
                 self._meter.advance(STEP)
+            measured |= {k: found[count] for k, count in zip(others, kept, strict=True)}
             changes.append(np.stack([measured[option] for option in row]))
         return _Neighbours(options, changes)
 
@@ -192,11 +201,13 @@ class Search:
             tries.append(((self._limit.radius + 1) // 2, 0.0))
         tries += [(1, damping) for damping in DAMPING]
         seen: list[list[int]] = [point.choice.tolist()]
-        predicted = float(np.mean(point.error**2))
+        predicted = joint_distortion(self._table, point.error)
         for attempt, (radius, damping) in enumerate(tries):
             choice, value = self._solve(point, around, radius, damping, budget)
             if choice.tolist() in seen:
                 continue
+            if attempt and self._too_many(self._network.cost):
+                break
             seen.append(choice.tolist())
             predicted = value
             found = self._visit(choice)
@@ -228,12 +239,13 @@ class Search:
             price = np.zeros((len(options[near]), count))
             price[:, layer] = np.sqrt(damping) * np.linalg.norm(changes[near], axis=1)
             responses.append(np.concatenate([changes[near], price], axis=1).astype(np.float32))
+        before = point.error if table.offset is None else table.offset + point.error
         part = RDTable.from_arrays(
             {
                 key: [values[i][row] for i, row in enumerate(rows)]
                 for key, values in table.costs.items()
             },
-            [np.mean((point.error + r[:, : -count or None]) ** 2, axis=1) for r in responses],
+            [np.mean((before + r[:, : -count or None]) ** 2, axis=1) for r in responses],
             names=table.names,
             options=[
                 [labels[k] for k in row] for labels, row in zip(table.options, rows, strict=True)
@@ -241,14 +253,14 @@ class Search:
             responses=responses,
             dense=table.dense,
         )
-        offset = np.concatenate([point.error, np.zeros(count)])
+        offset = np.concatenate([before, np.zeros(count)])
         solved = allocate(part, budget, objective="joint", offset=offset, tied=self._tied)
         choice = np.array([row[k] for row, k in zip(rows, solved.choice, strict=True)], np.int64)
         chosen = [
             changes[options.index(int(k))]
             for options, changes, k in zip(around.options, around.changes, choice, strict=True)
         ]
-        return choice, float(np.mean((point.error + np.sum(chosen, axis=0)) ** 2))
+        return choice, joint_distortion(table, point.error + np.sum(chosen, axis=0))
 
     def _window(self, choice: NDArray[np.int64], spacing: float) -> list[list[int]]:
         """Options near the present ones, `spacing` of a layer's weights apart, fewest kept first.
@@ -285,7 +297,8 @@ class Search:
 
     def _refined(self, point: _Point, start: float, budget: dict[str, int]) -> Refined:
         found = self._allocation(point, budget)
-        return Refined(found, start, tuple(self._rounds), self._network.passes)
+        rounds = tuple(self._rounds)
+        return Refined(found, start, rounds, self._network.passes, self._network.found)
 
 
 def _spaced(

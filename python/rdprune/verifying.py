@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rdprune.batches import Forward, Runner, preserved, read
+from rdprune.compared import in_question
 from rdprune.criteria import SampleErrors, parse
 from rdprune.distortion import Reference
 from rdprune.layers import Prunable, named_layers, signature
@@ -98,6 +99,7 @@ def verify(
     recovery: str | None = None,
     distortion: str | SampleErrors | None = None,
     table: RDTable | None = None,
+    scores: Mapping[str, Tensor] | None = None,
 ) -> VerifyReport:
     """Count the weights of a pruned network, run it, and compare with the allocation's prediction.
 
@@ -113,7 +115,8 @@ def verify(
     allocation : Allocation
         What should be kept.
     forward : callable, optional
-        ``forward(model, batch)`` replaces the call of the model.
+        ``forward(model, batch)`` replaces the call of the model; by default the `features` that
+        were measured.
     dense : torch.nn.Module, optional
         The dense model to compare with; needed for a model after `strip_`, and for one that was
         trained or repaired since `apply_`.
@@ -124,6 +127,8 @@ def verify(
         By default that of the table; needed again where that is a callable.
     table : RDTable, optional
         The table that the allocation is of, for both objectives' predictions.
+    scores : mapping of str to torch.Tensor, optional
+        As for `masks`: for another criterion than magnitude, if `model` is dense.
 
     Returns
     -------
@@ -141,6 +146,7 @@ def verify(
     expected = expected_kept(layers, allocation)
     state = spelled(allocation.metadata.get("recovery", "none") if recovery is None else recovery)
     kind = allocation.metadata.get("distortion", "mse") if distortion is None else distortion
+    forward = in_question(allocation.metadata, forward)
     data = read(batches)
     whole = None if dense is None else _dense_layers(dense, allocation)
     masked = any(layer.masked for layer in layers.values())
@@ -159,7 +165,7 @@ def verify(
     references = {name: trial.reference(name) for name in {"none", state}}
     with ExitStack() as stack:
         if dense is None and not masked:
-            kept = stack.enter_context(_pruned(layers, layer_masks(layers, allocation)))
+            kept = stack.enter_context(_pruned(layers, layer_masks(layers, allocation, scores)))
             _compare(kept, expected)
         true = trial.measure(references[state], state, refit=dense is None)
         before, after = true, None
@@ -208,7 +214,7 @@ class _Trial:
             return Reference(
                 runner.outputs(),
                 distortion=self.distortion,
-                labels=runner.labels(parse(self.distortion)),
+                beside=runner.beside(parse(self.distortion)),
             )
 
     def measure(self, reference: Reference, state: str, *, refit: bool) -> float:

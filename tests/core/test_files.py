@@ -30,6 +30,7 @@ def make_table(responses: bool, errors: bool = False) -> RDTable:
         names=["stem.weight", "層", "fc.weight"],
         options=[["0", "½", "2:4", "none"], ["dense"], ["a", "b", "c"]],
         responses=[rng.standard_normal((size, 5)) for size in sizes] if responses else None,
+        offset=rng.standard_normal(5) if responses and errors else None,
         errors=[rng.standard_normal((size, 6)) for size in sizes] if errors else None,
         dense={"params": [10**13, 5, 7]},
         metadata={"seed": 3, "shapes": {"層": [2, 2]}, "none": None},
@@ -49,6 +50,8 @@ def same_table(a: RDTable, b: RDTable) -> bool:
             x.dtype == y.dtype == np.float32 and x.tobytes() == y.tobytes()
             for x, y in zip(a.responses or (), b.responses or (), strict=True)
         )
+        and (a.offset is None) == (b.offset is None)
+        and (a.offset is None or a.offset.tobytes() == b.offset.tobytes())  # type: ignore[union-attr]
         and (a.errors is None) == (b.errors is None)
         and all(
             x.dtype == y.dtype == np.float64 and x.tobytes() == y.tobytes()

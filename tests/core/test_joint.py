@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike, NDArray
 
-from rdprune_core import Allocation, InfeasibleBudgetError, RDTable, _core, allocate
+from rdprune_core import Allocation, InfeasibleBudgetError, RDTable, _core, allocate, predictions
 
 
 def value(table: RDTable, choice: NDArray[np.int64], offset: ArrayLike = 0.0) -> float:
@@ -125,6 +125,39 @@ def test_equals_brute_force(block: int) -> None:
         for key, budget in budgets.items():
             assert found.cost[key] <= budget
     assert 5 <= infeasible <= 40
+
+
+def test_offset_of_the_table() -> None:
+    """A table's own offset joins one given, and its square is taken off value and bound."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        plain = correlated_table(rng, 4, 4, 6)
+        own, given = rng.standard_normal((2, 6))
+        table = RDTable.from_arrays(
+            plain.costs, plain.distortion, responses=plain.responses, offset=own
+        )
+        budget = int(table.dense["cost0"].sum() // 2)
+        for offset in (None, given):
+            total = own if offset is None else own + given
+            expected = brute_force(table, {"cost0": budget}, total)
+            assert expected is not None
+            found = allocate(table, budget, objective="joint", offset=offset)
+            assert found.distortion == pytest.approx(expected - np.mean(own**2), rel=1e-9)
+            assert found.lower_bound == found.distortion
+        found = allocate(table, budget, objective="joint")
+        assert predictions(table, found)[1] == pytest.approx(found.distortion, rel=1e-9)
+        assert np.array_equal(table.with_distortion(plain.distortion).offset, own)
+        assert np.array_equal(table.with_cost("other", plain.costs["cost0"]).offset, own)
+
+
+@pytest.mark.parametrize("offset", [[1.0], [np.nan] * 6, [[0.0] * 6], ["a"] * 6])
+def test_offsets_of_a_table_that_are_refused(offset: ArrayLike) -> None:
+    """An offset has one finite number for each of a response, and needs responses."""
+    plain = correlated_table(np.random.default_rng(0), 2, 3, 6)
+    with pytest.raises(ValueError, match="offset must be"):
+        RDTable.from_arrays(plain.costs, plain.distortion, responses=plain.responses, offset=offset)
+    with pytest.raises(ValueError, match="offset is added to responses, and there are none"):
+        RDTable.from_arrays(plain.costs, plain.distortion, offset=[0.0] * 6)
 
 
 def test_with_offset_and_tied_layers() -> None:

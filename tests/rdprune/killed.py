@@ -7,8 +7,10 @@ kill. Every run is a fork of this process, which imports torch once, and is then
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sys
+import time
 from typing import Any
 
 import torch
@@ -80,8 +82,11 @@ def run(folder: str, **options: Any) -> list[runfolder.Round]:
     )  # fmt: skip
 
 
-def forked(folder: str, place: str, left: int) -> int:
-    """Run in a fork that is killed at a place; return its exit code, negative for a signal."""
+def forked(folder: str, place: str, left: int, seconds: float = 0) -> int:
+    """Run in a fork that is killed at a place, or from outside after a while.
+
+    Returns its exit code, negative for a signal.
+    """
     child = os.fork()
     if child == 0:
         COUNT["place"], COUNT["left"] = place, left
@@ -91,7 +96,21 @@ def forked(folder: str, place: str, left: int) -> int:
             code = 0
         finally:
             os._exit(code)
+    if seconds:
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def shots(folder: str, whole: float) -> None:
+    """Start again and again, killed at random moments of a first run's time, until it is done."""
+    moments = random.Random(7)
+    killed = 0
+    for _ in range(8):
+        seconds = moments.uniform(0.02, 0.6) * whole
+        killed += forked(folder, "nowhere", 1, seconds) == -signal.SIGKILL
+    assert killed >= 3, f"only {killed} runs were killed before they ended"
+    assert forked(folder, "nowhere", 1) == 0
 
 
 if __name__ == "__main__":
@@ -101,6 +120,9 @@ if __name__ == "__main__":
     runfolder.RunFolder.finish = watched(runfolder.RunFolder.finish, "history")
     parent, *places = sys.argv[1:]
     run(f"{parent}/nowhere")  # here, so that the forks find all modules imported
+    begun = time.perf_counter()
+    run(f"{parent}/again")
+    shots(f"{parent}/random", time.perf_counter() - begun)
     for place, left in zip(places[::2], map(int, places[1::2]), strict=True):
         assert forked(f"{parent}/{place}", place, left) == -signal.SIGKILL, place
         assert forked(f"{parent}/{place}", "nowhere", 1) == 0, place

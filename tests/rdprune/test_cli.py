@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -18,6 +19,9 @@ from typer.testing import CliRunner, Result
 import rdprune_core
 from rdprune.cli import app
 from rdprune.commands.measure import too_few_samples
+from rdprune.layers import prunable
+from rdprune.masking import load_masks, masks
+from rdprune.scoring import scores
 from rdprune_core import Allocation, RDTable
 
 MINE = """
@@ -81,6 +85,9 @@ def finetune(model, step):
         torch.nn.functional.cross_entropy(model(x), y).backward()
         optimizer.step()
     return {"number": step.number}
+
+def others():
+    return [(x + 1, y) for x, y in batches()]
 
 def evaluate(model):
     return {"first": float(model[0].weight.detach().abs().sum())}
@@ -254,6 +261,35 @@ def test_measure_heeds_its_options() -> None:
     assert table.responses is not None
     assert table.responses[0].shape == (2, 8)
     assert (table.metadata["distortion"], table.metadata["recovery"]) == ("max", "batchnorm")
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("criterion", ["magnitude", "wanda", "taylor"])
+def test_a_criterion_goes_from_measuring_to_the_masks(criterion: str) -> None:
+    """Apply writes, and verify runs, the masks that were measured by the criterion."""
+    chosen = ["--criterion", criterion, "--shape", "2:4"]
+    succeed("measure", *USE, "--levels", "0,0.3,0.6", *chosen, "--output", "mine.npz")
+    found = succeed("allocate", "mine.npz", "--sparsity", "0.45", "--output", "own.json")
+    files = ["--allocation", "own.json", "--output", "p.safetensors", "--masks", "m.safetensors"]
+    succeed("apply", *USE, *files)
+    mine = importlib.import_module("mine")
+    model, data = mine.model(), list(mine.batches())
+    scored = scores(criterion, model, prunable(model), data)
+    expected = masks(model, rdprune_core.Allocation.load("own.json"), scores=scored)
+    made = load_masks("m.safetensors")
+    assert all(made[name].equal(mask) for name, mask in expected.items())
+    report = succeed("verify", *USE, "--allocation", "own.json")
+    assert report["kept_total"] == found["cost"]["params"]
+    pruned = succeed("verify", *USE, "--allocation", "own.json", "--weights", "p.safetensors")
+    assert pruned["true"] == pytest.approx(report["true"], rel=1e-6)
+    if criterion == "magnitude":
+        return
+    lacking = invoke("apply", *USE[:2], *files)
+    assert lacking.exit_code == 2
+    assert f"the allocation is by {criterion}: give --data" in lacking.stderr
+    other = invoke("apply", *USE[:2], "--data", "mine:others", *files)
+    assert other.exit_code == 2
+    assert "scores are not those of the allocation" in other.stderr
 
 
 @pytest.mark.usefixtures("here")

@@ -45,7 +45,59 @@ def test_scale_does_not_matter_to_the_cosine():
     assert abs(_errors("cosine", dense, 3 * dense)).max() < 1e-15
 
 
-@pytest.mark.parametrize("kind", ["kl", "cosine"])
+def test_nmse_is_of_standardised_logits():
+    """It is twice one minus Pearson's correlation; neither a shift nor a scale matters."""
+    dense, output = _pair(3, 7)
+    correlation = [np.corrcoef(a, b)[0, 1] for a, b in zip(dense, output, strict=True)]
+    np.testing.assert_allclose(_errors("nmse", dense, output), 2 - 2 * np.array(correlation))
+    assert abs(_errors("nmse", dense, 3 * dense + 1)).max() < 1e-12
+    constant = torch.full((1, 7), 2.0)
+    assert _errors("nmse", constant, constant) == 0
+    assert _errors("nmse", constant, dense[:1]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("kind", ["mse", "nmse", "kl:2", "cosine", "loss"])
+def test_weights_are_of_positions(kind):
+    """A weighted error is the weighted mean of what single positions have."""
+    dense, output = _pair(2, 3, 5)
+    labels = torch.tensor([[1, 4, 0], [2, 2, 3]])
+    weights = torch.tensor([[1.0, 0.0, 3.0], [2.0, 2.0, 0.5]], dtype=torch.float64)
+    single = np.stack(
+        [_errors(kind, dense[:, t], output[:, t], labels[:, t]) for t in range(3)], axis=1
+    )
+    expected = (single * weights.numpy()).sum(1) / weights.numpy().sum(1)
+    found = parse(f"{kind}@here").errors(dense, output, labels, weights)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_weights_and_unlabelled_positions():
+    """What has no label counts for nothing, whatever its weight."""
+    dense, output = _pair(1, 3, 5)
+    labels, weights = torch.tensor([[1, -100, 0]]), torch.tensor([[1.0, 9.0, 3.0]]).double()
+    found = parse("loss@w").errors(dense, output, labels, weights)
+    rest = [0, 2]
+    expected = parse("loss@w").errors(
+        dense[:, rest], output[:, rest], labels[:, rest], weights[:, rest]
+    )
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "weights", "message"),
+    [
+        ((2, 3, 5), None, "the weights are absent"),
+        ((2, 3, 5), torch.ones(2, 5), r"of shape \(2, 5\), must be one for each position"),
+        ((2, 5), torch.ones(2), r"of shape \(2,\), must be one for each position"),
+        ((2, 3, 5), torch.tensor([[1.0, 1, 1], [0, 0, 0]]), "no position of positive weight"),
+    ],
+)
+def test_weights_that_do_not_fit(shape, weights, message):
+    """Weights that are absent, of another shape, or all zero in a sample are refused."""
+    with pytest.raises(ValueError, match=message):
+        parse("mse@w").errors(*_pair(*shape), None, weights)
+
+
+@pytest.mark.parametrize("kind", ["nmse", "kl", "cosine"])
 def test_maps_have_their_classes_first(kind):
     """Of an output (n, classes, h, w) each pixel is a position."""
     dense, output = _pair(2, 5, 3, 3)
@@ -94,7 +146,7 @@ def test_labels_that_do_not_fit(output, labels, message):
         _errors("loss", *_pair(*output), labels)
 
 
-@pytest.mark.parametrize("kind", ["kl", "cosine"])
+@pytest.mark.parametrize("kind", ["nmse", "kl", "cosine"])
 def test_one_number_has_no_direction(kind):
     """A divergence or a cosine of one number a sample is refused."""
     with pytest.raises(ValueError, match="needs an output of shape"):
@@ -124,8 +176,12 @@ def test_a_callable_must_return_one_error_a_sample(answer):
 
 
 @pytest.mark.parametrize(
-    "name", ["mse", "max", "cvar:0.1", "kl", "kl:2,max", "cosine,cvar:0.5", "loss:next", "loss"]
-)
+    "name",
+    [
+        "mse", "max", "cvar:0.1", "kl", "kl:2,max", "cosine,cvar:0.5", "loss:next", "loss",
+        "nmse,max", "mse@w", "kl:2@attention_mask,cvar:0.1", "loss:next@2",
+    ],
+)  # fmt: skip
 def test_names_are_read_back(name):
     """A criterion is called what it was read from."""
     assert parse(name).name == name
@@ -133,8 +189,12 @@ def test_names_are_read_back(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["", "psnr", "mse:2", "kl:0", "kl:-1", "kl:", "kl:inf", "loss:last", "max,max", 3]
-)
+    "name",
+    [
+        "", "psnr", "mse:2", "kl:0", "kl:-1", "kl:", "kl:inf", "loss:last", "max,max", "mse@",
+        "max@w", 3,
+    ],
+)  # fmt: skip
 def test_unknown_names(name):
     """What is no distortion is refused."""
     with pytest.raises(ValueError, match="distortion is"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rdprune.criteria import parse
+from rdprune.criteria import Beside, parse
 from rdprune.distortion import Reference
 
 
@@ -95,11 +95,11 @@ def test_shape_must_stay():
 
 def test_unknown_kind():
     """A distortion that does not exist is refused with the choice."""
-    with pytest.raises(ValueError, match="distortion is 'psnr', must be one of mse, max, cvar"):
+    with pytest.raises(ValueError, match="distortion is 'psnr', must be one of mse, nmse, max"):
         Reference(_outputs(0), distortion="psnr")
 
 
-@pytest.mark.parametrize("kind", ["mse", "max", "cvar:0.4", "kl:2", "cosine", "kl,max"])
+@pytest.mark.parametrize("kind", ["mse", "max", "cvar:0.4", "kl:2", "cosine", "nmse", "kl,max"])
 def test_errors_belong_to_the_distortion(kind):
     """The kept errors of the samples reduce to the distortion, bit for bit."""
     measured = Reference(_outputs(0), distortion=kind).measure(_outputs(1))
@@ -108,7 +108,7 @@ def test_errors_belong_to_the_distortion(kind):
     assert measured.distortion == parse(kind).reduction(measured.errors)
 
 
-@pytest.mark.parametrize("kind", ["mse", "kl", "kl:3", "cosine"])
+@pytest.mark.parametrize("kind", ["mse", "nmse", "kl", "kl:3", "cosine"])
 @pytest.mark.parametrize("shape", [(3, 4), (3, 5, 4), (3, 4, 2, 2)])
 def test_responses_estimate_the_distortion(kind, shape):
     """For small changes the mean square of a response is the distortion, to second order."""
@@ -118,6 +118,80 @@ def test_responses_estimate_the_distortion(kind, shape):
     square = np.mean(measured.response.astype(float) ** 2)
     assert measured.distortion > 0
     assert square == pytest.approx(measured.distortion, rel=5e-3)
+
+
+def _labelled(kind, shape, scale):
+    """A dense output with confident and mistaken positions, labels, weights, and a change."""
+    generator = torch.Generator().manual_seed(2)
+    dense = scale * torch.randn(shape, generator=generator)
+    places = (shape[0], *shape[2:]) if len(shape) > 3 else shape[:-1]
+    classes = shape[1] if len(shape) > 3 else shape[-1]
+    labels = torch.randint(classes, places, generator=generator)
+    weights = None
+    if "@" in kind:
+        weights = torch.rand(places, generator=generator, dtype=torch.float64)
+        labels[0, 0] = -100
+    beside = [Beside(labels if kind.startswith("loss") else None, weights)]
+    return dense, beside, torch.randn(shape, generator=generator)
+
+
+@pytest.mark.parametrize("kind", ["mse@w", "nmse@w", "kl:2@w", "cosine@w"])
+@pytest.mark.parametrize("shape", [(3, 5, 4), (3, 4, 2, 2)])
+def test_weighted_responses_estimate_the_distortion(kind, shape):
+    """Weights of positions are in the responses as they are in the distortion."""
+    dense, beside, change = _labelled(kind, shape, 1.0)
+    reference = Reference([dense], distortion=kind, projection=1000, beside=beside)
+    measured = reference.measure([dense + 1e-3 * change])
+    square = np.mean(measured.response.astype(float) ** 2)
+    assert measured.distortion > 0
+    assert square == pytest.approx(measured.distortion, rel=5e-3)
+
+
+@pytest.mark.parametrize("kind", ["loss", "loss@w"])
+@pytest.mark.parametrize("shape", [(6, 5, 4), (3, 4, 2, 2)])
+def test_the_loss_is_a_square_about_an_offset(kind, shape):
+    """Rise of the cross-entropy = |offset + response|² - |offset|², up to third order.
+
+    Its error falls by eight when the change is halved, also where it has a slope.
+    """
+    dense, beside, change = _labelled(kind, shape, 2.0)
+    reference = Reference([dense], distortion=kind, projection=1000, beside=beside)
+    constant = np.mean(reference.offset**2)
+    wrong = []
+    for size in (0.08, 0.04):
+        measured = reference.measure([dense + size * change])
+        square = np.mean((reference.offset + measured.response) ** 2) - constant
+        wrong.append(abs(square - measured.distortion))
+        assert measured.distortion == pytest.approx(square, rel=0.1)
+    assert wrong[1] < wrong[0] / 6
+
+
+def test_the_loss_where_the_labels_are_improbable():
+    """Where the offset would be huge it is 10, and what is too much is a² / 400."""
+    dense, beside, change = _labelled("loss", (6, 4), 20.0)
+    reference = Reference([dense], distortion="loss", projection=1000, beside=beside)
+    assert np.mean(reference.offset**2) == pytest.approx(100)
+    measured = reference.measure([dense + 1e-2 * change])
+    square = np.mean((reference.offset + measured.response) ** 2) - 100
+    rise = measured.distortion
+    assert square == pytest.approx(rise + rise**2 / 400, abs=1e-4 * abs(rise))
+
+
+def test_a_loss_without_slope_has_no_offset_to_speak_of():
+    """A label of probability one leaves an offset of zero, and responses that are finite."""
+    dense = torch.tensor([[200.0, -600.0]])
+    beside = [Beside(torch.tensor([0]))]
+    reference = Reference([dense], distortion="loss", projection=8, beside=beside)
+    assert not reference.offset.any()
+    assert not reference.measure([dense + 1]).response.any()
+
+
+def test_one_loss_a_sample_has_its_first_order():
+    """A forward that returns the losses: what is known is that they add."""
+    reference = Reference([torch.tensor([1.0, 2.0])], distortion="loss", projection=8)
+    measured = reference.measure([torch.tensor([1.5, 1.7])])
+    square = np.mean((reference.offset + measured.response) ** 2) - 100
+    assert square == pytest.approx(0.1 + 0.1**2 / 400, rel=1e-4)
 
 
 def test_unchanged_is_the_measurement_of_the_dense_outputs():

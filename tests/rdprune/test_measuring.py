@@ -340,7 +340,7 @@ BAD = [
     (Idle(), X, {"levels": [0.5, 1.5]}, "levels holds 1.5, must hold sparsities in [0, 1]"),
     (Idle(), X, {"levels": [math.nan]}, "levels holds nan"),
     (Idle(), X, {"levels": [0]}, "levels holds no sparsity above 0"),
-    (Idle(), X, {"distortion": "psnr"}, "distortion is 'psnr', must be one of mse, max"),
+    (Idle(), X, {"distortion": "psnr"}, "distortion is 'psnr', must be one of mse, nmse, max"),
     (
         Idle(),
         X,

@@ -155,11 +155,30 @@ def test_sources(folder):
 def test_augment():
     """A picture is moved by at most four pixels, or mirrored, and nothing else."""
     torch.manual_seed(0)
-    picture = torch.zeros(3, 32, 32)
-    picture[:, 10, 20] = 1
-    places = [tuple(augment(picture)[0].nonzero()[0].tolist()) for _ in range(300)]
+    pictures = torch.zeros(300, 3, 32, 32)
+    pictures[:, :, 10, 20] = torch.arange(1, 301)[:, None]
+    changed = augment(pictures)
+    assert changed.shape == pictures.shape
+    for number, picture in enumerate(changed, start=1):
+        assert picture.count_nonzero() == 3
+        assert picture.max(-1)[0].max(-1)[0].tolist() == [number] * 3
+    places = changed[:, 0].nonzero()[:, 1:].tolist()
     assert {y for y, _ in places} == set(range(6, 15))
     assert {x for _, x in places} == set(range(16, 25)) | {31 - x for x in range(16, 25)}
+    assert len({tuple(place) for place in places}) > 9 * 12
+
+
+def test_augment_is_the_plain_rule():
+    """Each picture is what padding, cutting and flipping it alone gives, by the same draws."""
+    pictures = torch.randn(20, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(5)
+    changed = augment(pictures)
+    torch.manual_seed(5)
+    down, right, mirrored = (torch.randint(n, (20,)).tolist() for n in (9, 9, 2))
+    for i, picture in enumerate(pictures):
+        padded = torch.nn.functional.pad(picture, (4,) * 4)
+        cut = padded[:, down[i] : down[i] + 32, right[i] : right[i] + 32]
+        assert changed[i].equal(cut.flip(-1) if mirrored[i] else cut)
 
 
 @pytest.mark.parametrize(

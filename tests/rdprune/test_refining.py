@@ -59,6 +59,96 @@ def test_finds_the_true_optimum_where_responses_add_up(branches, rows):
     assert alone.start > 2 * best
 
 
+@pytest.mark.parametrize("kind", ["mse", "nmse", "kl:2", "cosine", "loss", "mse@1"])
+def test_joint_predictions_of_every_distortion(kind):
+    """Where responses add up, the joint prediction is the truth, to second order, and refines."""
+    torch.manual_seed(7)
+    model = Branches(3)
+    rows = [(torch.randn(6, 4, 6), torch.rand(6, 4)) for _ in range(2)]
+    if kind == "loss":
+        rows = [(x, torch.randint(5, (6, 4))) for x, _ in rows]
+    with torch.no_grad():
+        for layer in model.layers:  # four weights of a row are small, and only those go
+            layer.weight.copy_(torch.randn(5, 6) * torch.tensor([1, 0.02, 0.02, 0.02, 0.02, 1]))
+    table = measure(
+        model, rows, levels=[0.2, 0.4, 0.6], distortion=kind, responses=5000, progress=False
+    )
+    for choice in ([1, 2, 3], [3, 3, 3], [2, 0, 1]):
+        allocation = Allocation.from_choice(table, choice, budget={"params": 90})
+        joint = predictions(table, allocation)[1]
+        assert verify(model, rows, allocation).true == pytest.approx(joint, rel=0.06)
+    found = refine(model, rows, table, allocation, rounds=1, progress=False)
+    true = verify(model, rows, found.allocation, distortion=kind).true
+    assert found.allocation.distortion == pytest.approx(true)
+    assert found.rounds[0].predicted == pytest.approx(true, rel=0.06)
+
+
+@pytest.mark.parametrize("recovery", ["none", "batchnorm", "bias"])
+def test_the_same_from_records_and_from_the_store(network, batches, table, tmp_path, recovery):
+    """Reuse changes no number; a second run finds every measurement, and runs hardly anything."""
+    calls = 0
+
+    def forward(model, batch):
+        nonlocal calls
+        calls += 1
+        return model(batch[0])
+
+    def run(**settings):
+        nonlocal calls
+        calls = 0
+        return refine(
+            network,
+            batches,
+            table,
+            sparsity=0.6,
+            radius=3,
+            recovery=recovery,
+            forward=forward,
+            progress=False,
+            **settings,
+        )
+
+    plain = run(reuse=False)
+    expected = _numbers(plain)
+    assert _numbers(run(reuse=True)) == expected
+    first = run(store=tmp_path)
+    assert _numbers(first) == expected
+    assert first.found <= 1  # a step back to where a round before had looked
+    further = run(store=tmp_path)
+    assert _numbers(further) == expected
+    assert further.found > 10
+    # The dense outputs, what the trace and a repair's first look take; no measurement.
+    assert calls < 7 * len(batches) < plain.passes * len(batches)
+
+
+def test_goes_on_after_an_interrupt(network, batches, table, tmp_path, interrupting):
+    """What a stopped run measured is found; the result is that of a run without a stop."""
+    expected = _numbers(refine(network, batches, table, sparsity=0.6, progress=False))
+    with pytest.raises(KeyboardInterrupt):
+        refine(
+            network,
+            batches,
+            table,
+            sparsity=0.6,
+            forward=interrupting(20, KeyboardInterrupt()),
+            store=tmp_path,
+            progress=False,
+        )
+    forward = interrupting(10**6, KeyboardInterrupt())
+    found = refine(
+        network, batches, table, sparsity=0.6, forward=forward, store=tmp_path, progress=False
+    )
+    assert _numbers(found) == expected
+    assert found.found > 0
+    measured = measure(network, batches, levels=9, recovery="batchnorm", store=tmp_path)
+    for a, b in zip(measured.distortion, table.distortion, strict=True):
+        assert np.array_equal(a, b)  # the two kinds of measurement do not get mixed up
+
+
+def _numbers(found):
+    return found.allocation.to_dict(), found.start, found.rounds, found.passes
+
+
 def _without_starts(model, rows, table, start):
     """Refine from one start alone, none of the table's own optima beside it."""
     with pytest.MonkeyPatch.context() as patch:
@@ -135,7 +225,9 @@ def test_counts_passes_and_keeps_to_them(network, batches, table):
         calls += 1
         return model(batch[0])
 
-    found = refine(network, batches, table, sparsity=0.5, forward=forward, progress=False)
+    found = refine(
+        network, batches, table, sparsity=0.5, forward=forward, reuse=False, progress=False
+    )
     assert calls == found.passes * len(batches)
     few = refine(network, batches, table, sparsity=0.5, passes=found.passes - 1, progress=False)
     assert few.passes < found.passes

@@ -69,7 +69,8 @@ def test_least_squares_equals_a_plain_solver(intercept):
     x += dense_x
     kept = torch.rand(2, 3, 6, generator=generator) < 0.6
     kept[0, 0] = False
-    moments = Moments(50, x.mean(1), dense_x.mean(1), x.mT @ x / 50, x.mT @ dense_x / 50)
+    cross = x.mT @ dense_x @ weights.mT / 50
+    moments = Moments(50, x.mean(1), dense_x.mean(1), x.mT @ x / 50, cross)
     found = least_squares(weights, kept, moments, intercept=intercept)
     for group in range(2):
         inputs, target = x[group], dense_x[group] @ weights[group].T

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, load_model
 from torch import nn
 
 from rdprune import rounds
@@ -22,7 +22,8 @@ from rdprune.measuring import measure
 from rdprune.rounds import METHODS, geometric_levels
 from rdprune.runfolder import read_history
 from rdprune.schedule import iterate
-from rdprune_core import FileFormatError, allocate
+from rdprune.shapes import geometry, nested_mask
+from rdprune_core import Allocation, FileFormatError, RDTable, allocate
 
 SCRIPT = Path(__file__).with_name("killed.py")
 
@@ -109,10 +110,6 @@ def test_distortions_are_measured_on_the_current_network(network, batches, finet
         network, batches, folder=tmp_path, rounds=2, amount=0.3, finetune=finetune,
         levels=11, progress=False,
     )  # fmt: skip
-    from safetensors.torch import load_model
-
-    from rdprune_core import RDTable
-
     load_model(network, tmp_path / "round-001" / "weights.safetensors")
     expected = measure(network, batches, levels=11, progress=False)
     found = RDTable.load(tmp_path / "round-002" / "table.npz")
@@ -212,9 +209,9 @@ def killed(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", [*PLACES, "random"])
 def test_a_kill_changes_nothing(killed, place):
-    """Killed while measuring, pruning, training or writing, and started again: the same bits."""
+    """Killed at every step, and several times at random moments, and started again: same bits."""
     whole, resumed = killed / "nowhere", killed / place
     for number in (1, 2, 3):
         for name in ("masks.safetensors", "weights.safetensors"):
@@ -225,6 +222,55 @@ def test_a_kill_changes_nothing(killed, place):
     histories = (read_history(folder / "history.json")[1] for folder in (whole, resumed))
     for a, b in zip(*histories, strict=True):
         assert dataclasses.replace(a, seconds=0) == dataclasses.replace(b, seconds=0)
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "wanda", "taylor"])
+def test_shapes_and_criteria_within_the_last_masks(network, batches, finetune, tmp_path, criterion):
+    """Options of all shapes lie in the last round's masks, and their counts are the masks'."""
+    shapes = ["2:4", "2x2:0.5", "out:0.5", "in:0.5"]
+    history = iterate(
+        network, batches, folder=tmp_path, rounds=3, amount=0.3, finetune=finetune,
+        levels=[0.2, 0.4, 0.6, 0.8, 0.95], shapes=shapes, criterion=criterion, progress=False,
+    )  # fmt: skip
+    before, chosen = None, set()
+    for t, done in enumerate(history, start=1):
+        made = _masks(tmp_path, t)
+        allocation = Allocation.load(tmp_path / f"round-{t:03d}" / "allocation.json")
+        chosen.update(allocation.options)
+        kept = [int(mask.sum()) for mask in made.values()]
+        assert kept == allocation.layer_costs["params"].tolist()
+        assert done.kept == sum(kept) <= int(Fraction(7, 10) ** t * 174)
+        assert before is None or all((before[n] | ~mask).all() for n, mask in made.items())
+        before = made
+    assert chosen & set(shapes)
+    for name, layer in prunable(network).items():
+        assert layer.parameter[~before[name]].eq(0).all()
+
+
+def test_distortions_of_shapes_are_measured_within_the_masks(network, batches, finetune, tmp_path):
+    """What a round predicts of one layer pruned alone is what its very mask does."""
+    iterate(
+        network, batches, folder=tmp_path, rounds=2, amount=0.3, finetune=finetune,
+        levels=[0.5, 0.8], shapes=["2:4", "out:0.5"], progress=False,
+    )  # fmt: skip
+    load_model(network, tmp_path / "round-001" / "weights.safetensors")
+    table = RDTable.load(tmp_path / "round-002" / "table.npz")
+    within, layers = _masks(tmp_path, 1), prunable(network)
+    network.eval()
+    with torch.no_grad():
+        dense = torch.cat([network(x) for x, _ in batches]).double()
+    for row, name in enumerate(table.names):
+        values = network.get_parameter(name).detach().abs()
+        for column, label in enumerate(table.options[row]):
+            mask = nested_mask(label, values, geometry(layers[name]), within[name])
+            assert int(mask.sum()) == table.costs["params"][row][column]
+            assert (within[name] | ~mask).all()
+            pruned = copy.deepcopy(network)
+            pruned.get_parameter(name).data.mul_(mask)
+            with torch.no_grad():
+                error = torch.cat([pruned(x) for x, _ in batches]).double() - dense
+            expected = float(error.square().mean())
+            assert table.distortion[row][column] == pytest.approx(expected, rel=1e-4, abs=1e-12)
 
 
 def test_masks_stay_nested_through_zeros(network, batches, tmp_path):
@@ -258,6 +304,8 @@ def test_geometric_levels():
         ({"rounds": 40}, "rounds is 40: at amount 0.2 the last would keep none of the 174"),
         ({"method": "best"}, "method is 'best', must be one of rdprune"),
         ({"method": "lamp", "cost": "macs"}, "method 'lamp' counts params, not 'macs'"),
+        ({"method": "lamp", "shapes": ["2:4"]}, "method 'lamp' removes single weights"),
+        ({"criterion": "size"}, "criterion is 'size'"),
         ({"distortion": "worst"}, "distortion is 'worst'"),
         ({"finetune": lambda model, step: {"loss": float("nan")}}, "finetune returned loss = nan"),
     ],

@@ -7,9 +7,25 @@ from typing import Annotated
 
 import typer
 
+from rdprune.bench import experiments
+from rdprune.bench.iterative import iterative
+from rdprune.bench.shaped import shapes
 from rdprune.console import check_folders, console, emit
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.command(
+    epilog="\b\nExample:\n  rdprune bench iterative --folder run "
+    "--weights resnet20_cifar10_jpeg.safetensors"
+)(iterative)
+app.command(epilog="\b\nExample:\n  rdprune bench shapes --network mnist")(shapes)
+
+
+app.command(
+    epilog="\b\nExample:\n  rdprune bench accuracy --folder run --network resnet20 --sparsity 0.9"
+)(experiments.accuracy)
+app.command(epilog="\b\nExample:\n  rdprune bench predictors --folder run --network mnist")(
+    experiments.predictors
+)
 
 
 @app.callback()
@@ -190,3 +206,137 @@ def recovery(
     )
     rows = [report.finite(asdict(entry)) for entry in entries]
     emit(json, {"rows": rows}, lambda out: out.print(bench.show(entries)))
+
+
+@app.command(
+    epilog="\b\nExample:\n  rdprune bench search --network mnist --picture search.png\n"
+    "  rdprune bench search --network resnet20 --sparsity 0.9 --seeds 5"
+)
+def search(
+    network: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="mnist [default]; with RDPRUNE_DATA resnet20, resnet32, resnet56; repeatable."
+        ),
+    ] = None,
+    sparsity: Annotated[
+        list[float] | None, typer.Option(help="Fraction to remove; repeatable [0.8, 0.9].")
+    ] = None,
+    passes: Annotated[int, typer.Option(min=1, help="Runs over the calibration pictures.")] = 500,
+    seeds: Annotated[int, typer.Option(min=1, help="Of evolution.")] = 3,
+    images: Annotated[int, typer.Option(min=8, help="Calibration pictures.")] = 64,
+    test: Annotated[int, typer.Option(min=1, help="Test pictures.")] = 1000,
+    levels: Annotated[int, typer.Option(min=2, help="Sparsities of every layer.")] = 12,
+    state: Annotated[
+        str, typer.Option("--recovery", help="State of the network: none or batchnorm.")
+    ] = "batchnorm",
+    picture: Annotated[Path | None, typer.Option(help="Picture to write, .png.")] = None,
+    json: Annotated[
+        str | None,
+        typer.Option("--json", metavar="FILE", help="Write the result as JSON; '-' for stdout."),
+    ] = None,
+) -> None:
+    """Search by refining, by evolution and by SPDY with equal numbers of passes."""
+    from dataclasses import asdict
+
+    from rdprune.bench import search as bench
+
+    check_folders(picture, json)
+    curves = bench.run(
+        network or ["mnist"],
+        sparsities=sparsity or [0.8, 0.9],
+        images=images,
+        test=test,
+        levels=levels,
+        passes=passes,
+        seeds=seeds,
+        recovery=state,
+    )
+    if picture is not None:
+        bench.draw(picture, curves)
+    rows = [asdict(curve) for curve in curves]
+    emit(json, {"curves": rows}, lambda out: out.print(bench.show(curves)))
+
+
+@app.command(
+    epilog="\b\nExample:\n  rdprune bench correlations --network mnist --picture mnist.png\n"
+    "  rdprune bench correlations --network resnet20 --level 0.9"
+)
+def correlations(
+    network: Annotated[
+        str, typer.Option(help="mnist; or, with RDPRUNE_DATA, resnet20, resnet32, resnet56.")
+    ] = "mnist",
+    images: Annotated[int, typer.Option(min=1, help="Calibration pictures.")] = 96,
+    levels: Annotated[int, typer.Option(min=2, help="Sparsities of every layer.")] = 21,
+    level: Annotated[float, typer.Option(min=0, max=1, help="Where the cosines are of.")] = 0.8,
+    draws: Annotated[int, typer.Option(min=1, help="Random allocations at each sparsity.")] = 8,
+    picture: Annotated[Path | None, typer.Option(help="Picture to write, .png.")] = None,
+    json: Annotated[
+        str | None,
+        typer.Option("--json", metavar="FILE", help="Write the result as JSON; '-' for stdout."),
+    ] = None,
+) -> None:
+    """Look whether layers' responses add up, with and without BatchNorm on batch statistics."""
+    from dataclasses import asdict
+
+    from rdprune.bench import correlations as bench
+
+    check_folders(picture, json)
+    states = bench.run(network, images=images, levels=levels, level=level, draws=draws)
+    if picture is not None:
+        bench.draw(picture, states, level)
+    rows = [
+        {
+            "network": state.network,
+            "recovery": state.recovery,
+            "cosines": state.cosines.tolist(),
+            "points": [asdict(point) for point in state.points],
+        }
+        for state in states
+    ]
+    emit(json, {"states": rows}, lambda out: out.print(bench.show(states)))
+
+
+@app.command(
+    epilog="\b\nExample:\n  rdprune bench ablation --network mnist --sparsity 0.9\n"
+    "  rdprune bench ablation --network resnet20 --setting radius --setting levels"
+)
+def ablation(
+    network: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="mnist [default]; with RDPRUNE_DATA resnet20, resnet32, resnet56; repeatable."
+        ),
+    ] = None,
+    sparsity: Annotated[
+        list[float] | None, typer.Option(help="Fraction to remove; repeatable [0.9].")
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(help="m, images, levels or radius; repeatable [all]."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=0, help="Of refining.")] = 3,
+    test: Annotated[int, typer.Option(min=1, help="Test pictures.")] = 1000,
+    state: Annotated[
+        str, typer.Option("--recovery", help="State of the network: none or batchnorm.")
+    ] = "batchnorm",
+    json: Annotated[
+        str | None,
+        typer.Option("--json", metavar="FILE", help="Write the result as JSON; '-' for stdout."),
+    ] = None,
+) -> None:
+    """Vary responses, calibration pictures, levels and radius, one at a time."""
+    from dataclasses import asdict
+
+    from rdprune.bench import ablation as bench
+
+    check_folders(json)
+    rows = bench.run(
+        network or ["mnist"],
+        sparsities=sparsity or [0.9],
+        settings=setting or list(bench.VALUES),
+        rounds=rounds,
+        test=test,
+        recovery=state,
+    )
+    emit(json, {"rows": [asdict(row) for row in rows]}, lambda out: out.print(bench.show(rows)))

@@ -18,8 +18,8 @@ from rdprune.bench.instances import ABOUT, MAIN_CURVE
 from rdprune.bench.many import NOISE, SHAPE, solves_a_second
 from rdprune.bench.solver import MEASURED, Row
 from rdprune.bench.targets import Verdict
+from rdprune.picture import canvas, write
 from rdprune.report import MISSING
-from rdprune_core.files import atomic_write
 
 Record = dict[str, Any]
 CAPTION: Final = (
@@ -294,15 +294,8 @@ def picture(path: Path, rows: list[Row], caption: str) -> None:
     ImportError
         If matplotlib is missing.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        message = "pictures need matplotlib, which is missing: pip install 'rdprune-core[bench]'"
-        raise ImportError(message, name="matplotlib") from error
+    figure = canvas(9, 6.5, "bench")
     main = [row for row in rows if row.curve == MAIN_CURVE] or rows
-    figure = Figure(figsize=(9, 6.5), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     shapes: dict[int, str] = {}
     for index, name in enumerate(dict.fromkeys(row.contender for row in main)):
@@ -326,5 +319,4 @@ def picture(path: Path, rows: list[Row], caption: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(f"One allocation\n{caption}", loc="left", fontsize=10)
     axes.legend(frameon=False, fontsize=8)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png")
+    write(figure, path)

@@ -11,7 +11,7 @@ import typer
 
 from rdprune import report
 from rdprune.commands.measure import parse_levels
-from rdprune.commands.options import Device, Json, ModelSpec, example
+from rdprune.commands.options import Criterion, Device, Json, ModelSpec, Shapes, example
 from rdprune.console import check_folders, emit, find_function, load_batches, load_model
 
 app = typer.Typer()
@@ -74,6 +74,8 @@ def prune(
     method: Method = "rdprune",
     objective: Objective = "additive",
     levels: Levels = None,
+    shape: Shapes = None,
+    criterion: Criterion = "magnitude",
     distortion: Distortion = "mse",
     recovery: Recovery = "none",
     repair: Repair = "none",
@@ -88,6 +90,7 @@ def prune(
         rounds=1, amount=sparsity, method=method, objective=objective,
         levels=None if levels is None else parse_levels(levels), distortion=distortion,
         recovery=recovery, repair=repair, ignore=tuple(ignore or ()), seed=seed,
+        shapes=tuple(shape or ()), criterion=criterion,
     )  # fmt: skip
 
 
@@ -114,6 +117,8 @@ def iterate(
     cost: Annotated[str, typer.Option(help="What is counted: params or macs.")] = "params",
     objective: Objective = "additive",
     levels: Levels = None,
+    shape: Shapes = None,
+    criterion: Criterion = "magnitude",
     distortion: Distortion = "mse",
     recovery: Recovery = "none",
     repair: Repair = "none",
@@ -131,6 +136,7 @@ def iterate(
         rounds=rounds, amount=amount, method=method, cost=cost, objective=objective,
         levels=None if levels is None else parse_levels(levels), distortion=distortion,
         recovery=recovery, repair=repair, rewind=rewind, ignore=tuple(ignore or ()), seed=seed,
+        shapes=tuple(shape or ()), criterion=criterion,
     )  # fmt: skip
 
 

@@ -5,12 +5,22 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from rdprune import report
-from rdprune.commands.options import DataSpec, Device, Json, ModelSpec, Sparsities, example
+from rdprune.commands.launching import launched, who
+from rdprune.commands.options import (
+    Criterion,
+    DataSpec,
+    Device,
+    Json,
+    ModelSpec,
+    Shapes,
+    Sparsities,
+    example,
+)
 from rdprune.console import amount, check_folders, emit, load_batches, load_model, pairs
 from rdprune.resampling import EXCESS_LIMIT, bootstrap
 from rdprune_core import InfeasibleBudgetError, RDTable
@@ -51,16 +61,21 @@ def measure(
     objective: Annotated[
         str, typer.Option(help="With auto: what is minimised at the budgets, additive or joint.")
     ] = "additive",
-    shape: Annotated[
-        list[str] | None,
-        typer.Option(help="Option more: 2:4, 4x2:0.5 (blocks), out:0.5, in:0.5; repeatable."),
-    ] = None,
+    shape: Shapes = None,
+    criterion: Criterion = "magnitude",
     distortion: Annotated[
         str,
         typer.Option(
-            help="mse, max, cvar:0.1, kl, kl:2, cosine, loss, loss:next; kl,max and the like."
+            help="mse, nmse, max, cvar:0.1, kl, kl:2, cosine, loss, loss:next; kl,max and "
+            "mse@attention_mask (weights of the positions) and the like."
         ),
     ] = "mse",
+    features: Annotated[
+        str,
+        typer.Option(
+            metavar="MODULE", help="Compare what it gives, or takes: fc:input; not the output."
+        ),
+    ] = "",
     recovery: Annotated[
         str,
         typer.Option(
@@ -93,36 +108,48 @@ def measure(
     device: Device = "cpu",
     json: Json = None,
 ) -> None:
-    """Measure what every sparsity of every layer does to the model's output."""
+    """Measure what every sparsity of every layer does to the model's output.
+
+    Under torchrun (torchrun --nproc-per-node 2 -m rdprune measure ...) the ranks share the work.
+    """
     import rdprune
+    from rdprune.store import go_on
 
     check_folders(output, json)
-    network = load_model(model, device)
-    batches = load_batches(data)
-    start_time = time.perf_counter()
-    try:
-        table = rdprune.measure(
-            network,
-            batches,
-            levels=parse_levels(levels),
-            budgets=parse_budgets(budget or [], sparsity or []),
-            objective=objective,
-            shapes=tuple(shape or ()),
-            distortion=distortion,
-            recovery=recovery,
-            ignore=tuple(ignore or ()),
-            responses=responses,
-            seed=seed,
-            reuse=reuse,
-            reuse_memory=parse_bytes(reuse_memory),
-            store=store,
-            keep_errors=keep_errors and levels != AUTO,
-        )
-    except KeyboardInterrupt:
-        typer.echo(f"rdprune: {how_to_go_on(store)}", err=True)
-        raise
-    seconds = time.perf_counter() - start_time
-    table.save(output)
+    options: dict[str, Any] = {
+        "levels": parse_levels(levels),
+        "budgets": parse_budgets(budget or [], sparsity or []),
+        "objective": objective,
+        "shapes": tuple(shape or ()),
+        "criterion": criterion,
+        "distortion": distortion,
+        "forward": rdprune.features(features) if features else None,
+        "recovery": recovery,
+        "ignore": tuple(ignore or ()),
+        "responses": responses,
+        "seed": seed,
+        "reuse": reuse,
+        "reuse_memory": parse_bytes(reuse_memory),
+        "store": store,
+        "keep_errors": keep_errors and levels != AUTO,
+    }
+    with launched(device) as rank:
+        network = load_model(model, device)
+        batches = load_batches(data)
+        start_time = time.perf_counter()
+        try:
+            table = rdprune.measure(network, batches, **options)
+        except KeyboardInterrupt:
+            typer.echo(f"rdprune: {who()}{go_on(store)}", err=True)
+            raise
+        seconds = time.perf_counter() - start_time
+    if rank == 0:
+        table.save(output)
+        _tell(table, output, seconds, json)
+
+
+def _tell(table: RDTable, output: Path, seconds: float, json: str | None) -> None:
+    """Show what was measured, and whether the samples were enough."""
     drawn = noise(table) if table.errors is not None else []
     skipped = sum(map(len, table.metadata.get("interpolated", {}).values()))
     payload = {
@@ -174,13 +201,6 @@ def too_few_samples(rows: list[dict[str, float | None]]) -> str:
         f"samples chooses a distortion {worst:.1%} above the least (bootstrap; limit "
         f"{EXCESS_LIMIT:.0%}); measure on more samples"
     )
-
-
-def how_to_go_on(store: Path | None) -> str:
-    """Say what an interrupt leaves."""
-    if store is None:
-        return "nothing is kept; with --store FOLDER a run can go on where it stopped"
-    return f"what was measured is kept in {store}: run the same command again to go on"
 
 
 @app.command(

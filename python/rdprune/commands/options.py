@@ -34,6 +34,15 @@ DataSpec = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="Where the model runs, as torch names it.")]
 AllocationPath = Annotated[Path, typer.Option(help="Allocation that allocate wrote.")]
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--shape", help="Option more: 2:4, 4x2:0.5 (blocks), out:0.5, in:0.5; repeatable."
+    ),
+]
+Criterion = Annotated[
+    str, typer.Option(help="What a mask keeps first: magnitude, wanda, or taylor (with labels).")
+]
 Sparsity = Annotated[
     float | None,
     typer.Option(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +23,9 @@ from rdprune.commands.options import (
 )
 from rdprune.console import check_folders, emit, load_batches, load_model, warn_of_other_weights
 from rdprune_core import Allocation, RDTable
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 app = typer.Typer()
 
@@ -45,6 +49,13 @@ def apply(
         str | None,
         typer.Option(help="Repair: batchnorm, bias, least-squares, or several joined by +."),
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION",
+            help="The batches that were measured, for masks by wanda or taylor.",
+        ),
+    ] = None,
     json: Json = None,
 ) -> None:
     """Prune a model by an allocation, repair it if there are batches, and write its weights.
@@ -58,7 +69,7 @@ def apply(
     chosen = Allocation.load(allocation)
     network = load_model(model)
     warn_of_other_weights(network, chosen.metadata, f"--allocation {allocation}")
-    made = rdprune.masks(network, chosen)
+    made = rdprune.masks(network, chosen, scores=_scores(network, chosen, data))
     rdprune.apply_(network, made)
     if recovery is not None and repair_data is None:
         raise ValueError("--recovery needs --repair-data, batches to repair on")
@@ -112,12 +123,39 @@ def verify(
     batches = load_batches(data)
     measured = None if table is None else RDTable.load(table)
     if weights is None:
-        found = rdprune.verify(dense, batches, chosen, table=measured)
+        weighed = _scores(dense, chosen, data, batches)
+        found = rdprune.verify(dense, batches, chosen, table=measured, scores=weighed)
     else:
         network = load_weights_(weights, copy.deepcopy(dense))
         found = rdprune.verify(network, batches, chosen, dense=dense, table=measured)
     grid = report.verify_table([found])
     emit(json, report.finite(asdict(found)), lambda out: out.print(grid))
+
+
+def _scores(
+    network: nn.Module, chosen: Allocation, data: str | None, batches: Sequence[Any] | None = None
+) -> dict[str, Tensor] | None:
+    """Score the weights as they were for the allocation's table; None for magnitudes."""
+    from rdprune.layers import named_layers
+    from rdprune.scoring import CRITERIA, scores
+
+    criterion = chosen.metadata.get("criterion", "magnitude")
+    if criterion == "magnitude":
+        return None
+    if criterion not in CRITERIA:
+        raise ValueError(
+            f"the allocation is by the criterion {criterion!r}, which the command line does not "
+            "know: make its masks with rdprune.masks(…, scores=)"
+        )
+    if data is None:
+        raise ValueError(
+            f"the allocation is by {criterion}: give --data, the batches that were measured"
+        )
+    return scores(
+        criterion, network, named_layers(network, chosen.names, "allocation"),
+        load_batches(data) if batches is None else batches,
+        recovery=chosen.metadata.get("recovery", "none"), seed=chosen.metadata.get("seed", 0),
+    )  # fmt: skip
 
 
 @app.command(

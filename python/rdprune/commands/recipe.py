@@ -11,7 +11,7 @@ import typer
 from rdprune import report
 from rdprune.commands.iterate import Method, Objective, Repair
 from rdprune.commands.measure import parse_levels
-from rdprune.commands.options import Device, Json, example
+from rdprune.commands.options import Criterion, Device, Json, Shapes, example
 from rdprune.console import check_folders, emit
 
 app = typer.Typer()
@@ -55,6 +55,8 @@ def recipe(
     objective: Objective = "additive",
     repair: Repair = "none",
     levels: Annotated[str | None, typer.Option(help="Sparsities measured, as measure's.")] = None,
+    shape: Shapes = None,
+    criterion: Criterion = "magnitude",
     seed: Annotated[int, typer.Option(help="Of the run.")] = 0,
     device: Device = "cpu",
     json: Json = None,
@@ -83,7 +85,7 @@ def recipe(
     history = run(
         chosen, data, target, weights=weights, method=method, objective=objective, repair=repair,
         levels=None if levels is None else parse_levels(levels), tested=tested, seed=seed,
-        device=device,
+        device=device, shapes=tuple(shape or ()), criterion=criterion,
     )  # fmt: skip
     payload = {
         "recipe": asdict(chosen),

@@ -64,6 +64,10 @@ def refine(
     recovery: Annotated[
         str | None, typer.Option(help="State measured, if not the table's.")
     ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Run folder: go on where a run on it stopped."),
+    ] = None,
     device: Device = "cpu",
     json: Json = None,
 ) -> None:
@@ -88,6 +92,7 @@ def refine(
         passes=passes,
         path=_path(path),
         recovery=recovery,
+        store=store,
         on_round=lambda now: now.allocation.save(output),
     )
     found.allocation.save(output)
@@ -97,6 +102,7 @@ def refine(
         "start": found.start,
         "rounds": [report.finite(asdict(entry)) for entry in found.rounds],
         "passes": found.passes,
+        "found": found.found,
     }
     emit(json, payload, lambda out: out.print(report.rounds_table(found), _footer(found, output)))
 
@@ -112,5 +118,7 @@ def _footer(found: Refined, output: Path) -> str:
     gain = 1 - found.allocation.distortion / found.start if found.start else 0.0
     return (
         f"distortion {report.number(found.start)} -> {report.number(found.allocation.distortion)} "
-        f"({report.share(-gain)}) in {found.passes} passes; written to {output}"
+        f"({report.share(-gain)}) in {found.passes} passes"
+        + (f", {found.found} of them found in the store" if found.found else "")
+        + f"; written to {output}"
     )

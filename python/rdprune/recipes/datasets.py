@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from rdprune.demo.data import Batches
 from rdprune.recipes.cifar10 import MEAN, STD
@@ -22,6 +23,7 @@ from rdprune.recipes.recipe import Recipe
 
 Pictures = Dataset[tuple[Tensor, int]]
 EVALUATION_BATCH = 256
+PADDING = 4
 FAKE = 64
 
 
@@ -49,7 +51,7 @@ class Source:
             raise ValueError(f"the data has {size} training pictures, {samples} asked for")
         order = torch.randperm(size, generator=torch.Generator().manual_seed(0))
         chosen = Subset(self.plain, order[:samples].tolist())
-        return list(DataLoader(chosen, EVALUATION_BATCH, generator=torch.Generator()))
+        return list(_loader(chosen, EVALUATION_BATCH, torch.Generator()))
 
     def tested(self, samples: int | None = None) -> Iterable[tuple[Tensor, Tensor]]:
         """Return the test pictures, or so many of them, always the same, read in batches."""
@@ -57,16 +59,14 @@ class Source:
         order = torch.randperm(size, generator=torch.Generator().manual_seed(0))
         chosen = order[: size if samples is None else samples].tolist()
         own = torch.Generator()  # which a loader would else draw a seed from
-        return DataLoader(Subset(self.test, chosen), EVALUATION_BATCH, generator=own)
+        return _loader(Subset(self.test, chosen), EVALUATION_BATCH, own)
 
     def stream(self, batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield training batches without end, shuffled anew in each pass."""
         generator = torch.Generator().manual_seed(seed)
         size = min(batch, _size(self.augmented))
         while True:
-            yield from DataLoader(
-                self.augmented, size, shuffle=True, drop_last=True, generator=generator
-            )
+            yield from _loader(self.augmented, size, generator, shuffle=True, drop_last=True)
 
 
 def open_source(recipe: Recipe, data: str) -> Source:
@@ -107,17 +107,19 @@ def open_source(recipe: Recipe, data: str) -> Source:
 def _cifar10(folder: Path) -> Source:
     archives = [folder / f"cifar10_jpeg_{part}.npz" for part in ("train", "test")]
     if all(path.is_file() for path in archives):
-        train, test = (_Archive(path) for path in archives)
-        return Source(_Changed(train, augment), train, test, 32)
+        train, test = _Archive(archives[0]), _Archive(archives[1])
+        return Source(_Augmented(train), train, test, 32)
     if not (folder / "cifar-10-batches-py").is_dir():
         raise ValueError(
             f"{folder} has neither cifar10_jpeg_train.npz and cifar10_jpeg_test.npz nor "
             "cifar-10-batches-py"
         )
     # torchvision checks the files' digests before it reads them.
-    make = partial(library("torchvision.datasets").CIFAR10, folder, transform=normalised)
-    plain = make(train=True)
-    return Source(_Changed(plain, augment), plain, make(train=False), 32)
+    read = partial(library("torchvision.datasets").CIFAR10, folder)
+    shown, held = (
+        _Pixels(part.data, part.targets) for part in (read(train=True), read(train=False))
+    )
+    return Source(_Augmented(shown), shown, held, 32)
 
 
 def _imagenet(folder: Path) -> Source:
@@ -143,32 +145,63 @@ def normalised(picture: Any) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(((values - MEAN) / STD).transpose(2, 0, 1)))
 
 
-def augment(picture: Tensor) -> Tensor:
-    """Return a picture moved by up to four pixels, and mirrored or not, by torch's generator."""
-    height, width = picture.shape[-2:]
-    padded = functional.pad(picture, (4,) * 4)
-    y, x, mirrored = (int(torch.randint(n, ())) for n in (9, 9, 2))
-    moved = padded[:, y : y + height, x : x + width]
-    return moved.flip(-1) if mirrored else moved
+def augment(
+    pictures: Tensor, *, mirrored: bool = True, generator: torch.Generator | None = None
+) -> Tensor:
+    """Return each picture moved by up to four pixels, and mirrored or not.
+
+    Parameters
+    ----------
+    pictures : torch.Tensor
+        float32 of shape (n, c, h, w), normalised.
+    mirrored : bool
+        Whether half of them are mirrored.
+    generator : torch.Generator, optional
+        Torch's own by default.
+    """
+    count, _, height, width = pictures.shape
+    down, right = torch.randint(2 * PADDING + 1, (2, count, 1), generator=generator)
+    rows, columns = down + torch.arange(height), right + torch.arange(width)
+    if mirrored:
+        flipped = torch.randint(2, (count, 1), generator=generator).bool()
+        columns = torch.where(flipped, columns.flip(1), columns)
+    padded = functional.pad(pictures, (PADDING,) * 4).permute(0, 2, 3, 1)
+    each = torch.arange(count)[:, None, None]
+    moved = padded[each, rows[:, :, None], columns[:, None, :]]
+    return moved.permute(0, 3, 1, 2)
 
 
-class _Changed(Dataset[tuple[Tensor, int]]):
-    """A dataset whose pictures go through a function."""
+class _Pixels(Dataset[tuple[Tensor, int]]):
+    """Pictures as bytes; whole batches are normalised at once.
 
-    def __init__(self, source: Pictures, change: Callable[[Tensor], Tensor]) -> None:
-        self._source = source
-        self._change = change
+    Parameters
+    ----------
+    pixels : numpy.ndarray
+        uint8 of shape (n, h, w, 3).
+    labels : sequence of int
+        One a picture.
+    """
+
+    def __init__(self, pixels: NDArray[np.uint8], labels: Any) -> None:
+        self._pixels = pixels
+        self._labels = torch.as_tensor(np.asarray(labels, dtype=np.int64))
 
     def __len__(self) -> int:
-        return _size(self._source)
+        return len(self._labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        picture, label = self._source[index]
-        return self._change(picture), label
+        pictures, labels = self.__getitems__([index])
+        return pictures[0], int(labels[0])
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return a whole batch, which torch's loader asks for where a dataset has it."""
+        values = self._pixels[indices].astype(np.float32) / 255
+        pictures = np.ascontiguousarray(((values - MEAN) / STD).transpose(0, 3, 1, 2))
+        return torch.from_numpy(pictures), self._labels[indices]
 
 
-class _Archive(Dataset[tuple[Tensor, int]]):
-    """Pictures of one ``.npz`` file of JPEGs, decoded when they are asked for."""
+class _Archive(_Pixels):
+    """Pictures of one ``.npz`` file of JPEGs, each decoded when it is first asked for."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -179,15 +212,36 @@ class _Archive(Dataset[tuple[Tensor, int]]):
         self._open = Image.open
         with np.load(path, allow_pickle=False) as archive:
             self._data, self._offsets = archive["jpeg"], archive["offsets"]
-            self._labels = archive["labels"]
+            labels = archive["labels"]
+        super().__init__(np.empty((len(labels), 32, 32, 3), dtype=np.uint8), labels)
+        self._decoded = np.zeros(len(labels), dtype=np.bool_)
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        for index in indices:
+            if not self._decoded[index]:
+                start, stop = self._offsets[index : index + 2]
+                with self._open(io.BytesIO(self._data[start:stop].tobytes())) as picture:
+                    self._pixels[index] = np.asarray(picture.convert("RGB"))
+                self._decoded[index] = True
+        return super().__getitems__(indices)
+
+
+class _Augmented(Dataset[tuple[Tensor, int]]):
+    """Pictures that are moved and mirrored anew each time."""
+
+    def __init__(self, source: _Pixels) -> None:
+        self._source = source
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self._source)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        start, stop = self._offsets[index : index + 2]
-        with self._open(io.BytesIO(self._data[start:stop].tobytes())) as picture:
-            return normalised(picture), int(self._labels[index])
+        pictures, labels = self.__getitems__([index])
+        return pictures[0], int(labels[0])
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        pictures, labels = self._source.__getitems__(indices)
+        return augment(pictures).contiguous(), labels
 
 
 class _Fake(Dataset[tuple[Tensor, int]]):
@@ -204,6 +258,17 @@ class _Fake(Dataset[tuple[Tensor, int]]):
         generator = torch.Generator().manual_seed(index)
         shape = (3, self._pixels, self._pixels)
         return torch.randn(shape, generator=generator), index % self._classes
+
+
+def _loader(
+    dataset: Pictures, batch: int, generator: torch.Generator, **options: Any
+) -> DataLoader[tuple[Tensor, int]]:
+    return DataLoader(dataset, batch, generator=generator, collate_fn=_together, **options)
+
+
+def _together(batch: Any) -> Any:
+    """Return a batch that the dataset made whole as it is; put others together."""
+    return batch if isinstance(batch, tuple) else default_collate(batch)
 
 
 def _size(dataset: Pictures) -> int:

@@ -23,7 +23,7 @@ from rdprune.schedule import iterate
 
 def run(
     recipe: Recipe,
-    data: str,
+    data: str | Source,
     folder: Path,
     *,
     weights: str | None = None,
@@ -31,6 +31,8 @@ def run(
     objective: str = "additive",
     repair: str = "none",
     levels: Any = None,
+    shapes: Iterable[str] = (),
+    criterion: str = "magnitude",
     tested: int | None = None,
     seed: int = 0,
     device: str = "cpu",
@@ -42,14 +44,14 @@ def run(
     ----------
     recipe : Recipe
         The settings.
-    data : str
-        Folder of the pictures, or ``"fake"``; see `open_source`.
+    data : str or Source
+        Folder of the pictures, or ``"fake"``; see `open_source`; or what it returned.
     folder : pathlib.Path
         Run folder, as for `iterate`.
     weights : str, optional
         Dense weights: a ``.safetensors`` file, or ``"pretrained"`` for those that torchvision or
         timm download. Without them the network starts from random ones.
-    method, objective, repair, levels, seed, progress : optional
+    method, objective, repair, levels, shapes, criterion, seed, progress : optional
         As for `iterate`.
     tested : int, optional
         Test pictures for the top-1; all of them by default.
@@ -66,7 +68,7 @@ def run(
     ValueError
         If data or weights do not fit.
     """
-    source = open_source(recipe, data)
+    source = open_source(recipe, data) if isinstance(data, str) else data
     model = network(recipe, source.pixels, weights).to(device)
     return iterate(
         model,
@@ -80,6 +82,8 @@ def run(
         objective=objective,
         repair=repair,
         levels=levels,
+        shapes=shapes,
+        criterion=criterion,
         distortion=recipe.distortion,
         recovery=recipe.recovery,
         seed=seed,

@@ -1,0 +1,128 @@
+"""The ``rdprune bench`` commands that train: accuracy of every allocator, and what foretells it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rdprune.console import check_folders, emit
+
+Networks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--network", help="mnist; with RDPRUNE_DATA resnet20, resnet32, resnet56 [mnist]."
+    ),
+]
+Folder = Annotated[
+    Path, typer.Option(help="Run folder: a run that was stopped goes on with what is in it.")
+]
+Sparsities = Annotated[
+    list[float] | None,
+    typer.Option("--sparsity", min=0, max=1, help="Fraction to remove; repeatable."),
+]
+Steps = Annotated[int, typer.Option(min=1, help="Steps of the fine-tune.")]
+Rate = Annotated[float, typer.Option(min=0, help="Its learning rate.")]
+Images = Annotated[int, typer.Option(min=1, help="Calibration pictures.")]
+Reading = Annotated[bool, typer.Option("--show", help="Run nothing: show what the folder holds.")]
+Json = Annotated[
+    str | None,
+    typer.Option("--json", metavar="FILE", help="Write the result as JSON; '-' for stdout."),
+]
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def accuracy(
+    folder: Folder,
+    network: Networks = None,
+    method: Annotated[list[str] | None, typer.Option(help="Method; repeatable [all].")] = None,
+    sparsity: Sparsities = None,
+    state: Annotated[
+        list[str] | None, typer.Option(help="one-shot, batchnorm or fitted; repeatable [all].")
+    ] = None,
+    tuned: Annotated[
+        list[str] | None,
+        typer.Option(help="State to fine-tune from, batchnorm or fitted; repeatable [both]."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=0, help="Fine-tunes of each; 0 for none.")] = 3,
+    steps: Steps = 100,
+    rate: Rate = 0.03,
+    images: Images = 256,
+    test: Annotated[int, typer.Option(min=1, help="Test pictures.")] = 10_000,
+    levels: Annotated[int, typer.Option(min=3, help="Sparsities of every layer.")] = 64,
+    part: Annotated[
+        str, typer.Option(metavar="I/N", help="For N processes on one folder: part I of the work.")
+    ] = "1/1",
+    show: Reading = False,
+    picture: Annotated[
+        Path | None, typer.Option(help="Picture to write, .png: who keeps which layers.")
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Prune by every allocator: distortion and top-1 one-shot, repaired, and fine-tuned."""
+    from rdprune import report
+    from rdprune.bench import accuracy as bench
+    from rdprune.bench import accuracy_view as view
+    from rdprune.bench.subject import Protocol
+
+    check_folders(picture, json)
+    plan = bench.Plan(
+        networks=tuple(network or ["mnist"]),
+        methods=tuple(method or bench.METHODS),
+        sparsities=tuple(sparsity or bench.SPARSITIES),
+        states=tuple(state or bench.STATES),
+        tuned=tuple(tuned or bench.TUNED),
+        seeds=seeds,
+        images=images,
+        test=test,
+        levels=levels,
+        protocol=Protocol(steps=steps, rate=rate),
+    )
+    rows = bench.collect(plan, folder, _say, part=_part(part), fresh=not show)
+    if picture is not None:
+        view.draw(picture, rows)
+    emit(json, report.finite({"rows": rows}), lambda out: out.print(*view.show(plan, rows)))
+
+
+def predictors(
+    folder: Folder,
+    network: Networks = None,
+    sparsity: Sparsities = None,
+    allocations: Annotated[
+        int, typer.Option(min=3, help="Allocations for each network and sparsity.")
+    ] = 20,
+    steps: Steps = 60,
+    rate: Rate = 0.03,
+    images: Images = 256,
+    test: Annotated[int, typer.Option(min=1, help="Test pictures.")] = 2000,
+    show: Reading = False,
+    json: Json = None,
+) -> None:
+    """Find which measured quantity foretells top-1 after repair and after a short fine-tune."""
+    from rdprune import report
+    from rdprune.bench import predictors as bench
+    from rdprune.bench.subject import Protocol
+
+    check_folders(json)
+    study = bench.Study(
+        networks=tuple(network or ["mnist"]),
+        sparsities=tuple(sparsity or bench.SPARSITIES),
+        count=allocations,
+        images=images,
+        test=test,
+        protocol=Protocol(steps=steps, rate=rate),
+    )
+    rows = bench.collect(study, folder, _say, 0 if show else None)
+    payload = {"rows": rows, "correlations": bench.correlations(rows)}
+    emit(json, report.finite(payload), lambda out: out.print(*bench.shown(rows)))
+
+
+def _part(text: str) -> tuple[int, int]:
+    first, _, second = text.partition("/")
+    if not (first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
+        raise ValueError(f"--part is {text!r}, must be I/N such as 1/2")
+    return int(first) - 1, int(second)

@@ -1,0 +1,121 @@
+"""Distortions as quadratic forms: linear maps of output changes whose squares are the errors.
+
+Small changes dz of outputs z are mapped to s(dz) so that the mean of |s(dz)|² is the distortion,
+to second order; responses so mapped add up as the outputs do. At every position, C classes:
+
+- mean square: s = dz;
+- standardised: s = (dz - mean(dz) - z' mean(z' dz)) / deviation, z' being the standardised z;
+- KL(softmax(z / T) | softmax((z + dz) / T)): |s|² = 1/2 Var_p(dz) / T², p the dense softmax;
+- cosine: |s|² = 1/2 |dz across z|² / |z|²;
+- cross-entropy on a label y: g dz + 1/2 Var_p(dz), with the gradient g = p - y. Its Hessian is the
+  Gauss-Newton and Fisher matrix in the logits (Martens 2020, *New Insights and Perspectives on the
+  Natural Gradient Method*), g lies in its range, so the form is |e0 + s(dz)|² - |e0|², the square
+  completed, with e0 = s(-y / p), 1/2 (1 / p_y - 1) at a position.
+
+Every other error has the identity.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from rdprune.criteria import Criterion, by_sample, check_labels, positions, standardised
+
+
+def tangent(
+    criterion: Criterion,
+    dense: Tensor,
+    difference: Tensor,
+    labels: Tensor | None = None,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Map an output difference linearly so that its mean square is the error, to second order.
+
+    Parameters
+    ----------
+    criterion : Criterion
+    dense, difference : torch.Tensor
+        float32 and float64, shape (n, ...).
+    labels, weights : torch.Tensor, optional
+        As for `Criterion.errors`.
+
+    Returns
+    -------
+    torch.Tensor
+        float64, with as many elements, a sample's in one row.
+    """
+    plain = criterion.error in ("mse", "callable") and not criterion.weights
+    if plain:
+        return difference
+    if criterion.error == "loss" and dense.ndim == 1:
+        return torch.zeros_like(difference)  # of a loss itself only the first order is known
+    z, dz = positions(dense, criterion.name), positions(difference, criterion.name)
+    if criterion.error == "mse":
+        across = dz
+    elif criterion.error == "nmse":
+        unit, deviation = standardised(z)
+        across = dz - dz.mean(-1, keepdim=True) - unit * (unit * dz).mean(-1, keepdim=True)
+        across = torch.where(deviation > 0, across / deviation, 0.0)
+    elif criterion.error == "cosine":
+        length = z.norm(dim=-1, keepdim=True)
+        unit = torch.where(length > 0, z / length, 0.0)
+        across = dz - (unit * dz).sum(-1, keepdim=True) * unit
+        across = torch.where(length > 0, across / length, 0.0) * math.sqrt(z.shape[-1] / 2)
+    else:
+        p = torch.softmax(z / _temperature(criterion), dim=-1)
+        across = p.sqrt() * (dz - (p * dz).sum(-1, keepdim=True)) / _temperature(criterion)
+        across = across * math.sqrt(z.shape[-1] / 2)
+    shares = criterion.shares(z, labels if criterion.needs_labels else None, weights)
+    return across if shares is None else across * _roots(shares)
+
+
+def gradient(
+    criterion: Criterion,
+    dense: Tensor,
+    difference: Tensor,
+    labels: Tensor | None = None,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Compute what the errors of ``"loss"`` rise to first order, float64, shape (n,)."""
+    if dense.ndim == 1:
+        return difference
+    z, dz = positions(dense, criterion.name), positions(difference, criterion.name)
+    check_labels(z, labels)
+    assert labels is not None
+    chosen = dz.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    rise = (torch.softmax(z, dim=-1) * dz).sum(dim=-1) - chosen
+    return by_sample(rise, criterion.shares(z, labels, weights))
+
+
+def completion(
+    criterion: Criterion,
+    dense: Tensor,
+    labels: Tensor | None = None,
+    weights: Tensor | None = None,
+) -> Tensor | None:
+    """Compute e0 of ``"loss"``, laid out as `tangent`; not finite where a label has p = 0.
+
+    None for an output that is the loss itself.
+    """
+    if dense.ndim == 1:
+        return None
+    z = positions(dense, criterion.name)
+    check_labels(z, labels)
+    assert labels is not None
+    roots = torch.softmax(z, dim=-1).sqrt()
+    at = labels.clamp(min=0)[..., None]
+    e0 = roots.scatter_add(-1, at, -1 / roots.gather(-1, at)) * math.sqrt(z.shape[-1] / 2)
+    shares = criterion.shares(z, labels, weights)
+    return e0 if shares is None else torch.where(shares[..., None] > 0, e0 * _roots(shares), 0.0)
+
+
+def _roots(shares: Tensor) -> Tensor:
+    """Factors of the elements for unequal shares: the mean over positions weighs them equally."""
+    return (shares * shares[0].numel()).sqrt()[..., None]
+
+
+def _temperature(criterion: Criterion) -> float:
+    return criterion.temperature if criterion.error == "kl" else 1.0
