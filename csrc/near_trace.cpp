@@ -10,7 +10,8 @@ namespace rdprune {
 namespace {
 
 constexpr std::size_t maxEdges = std::size_t{1} << 22;
-constexpr std::size_t edgeBytes = 128;  // of the limit, for an edge and its node
+constexpr std::size_t leastEdges = std::size_t{1} << 16;  // whatever the limit
+constexpr std::size_t edgeBytes = 128;                    // of the limit, for an edge and its node
 
 // From a node before the stage, by an option, to a node after it.
 struct Edge {
@@ -112,7 +113,7 @@ Ways::Ways(const NearSearch& search, std::size_t state, Watch& watch)
       watch_(watch),
       layers_(search.stages.size()),
       lastMark_(1, 0),
-      left_(std::min(maxEdges, watch.bytes() / edgeBytes)) {
+      left_(std::clamp(watch.bytes() / edgeBytes, leastEdges, maxEdges)) {
     std::vector<std::size_t> nodes{state};
     for (std::size_t t = layers_.size(); t-- > 0;) collect(t, nodes);
     if (!whole_) prune();  // where edges were left out there are dead ends
@@ -201,7 +202,7 @@ NearTrace traceNear(const NearSearch& search, std::size_t state, std::size_t mos
     Ways ways(search, state, watch);
     NearTrace trace;
     trace.taken = ways.list(most);
-    trace.whole = ways.whole() || trace.taken.size() == most;
+    trace.whole = ways.whole();
     return trace;
 }
 

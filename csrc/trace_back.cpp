@@ -9,8 +9,9 @@ namespace rdprune {
 namespace {
 
 constexpr std::size_t maxEdges = std::size_t{1} << 22;
-constexpr std::size_t edgeBytes = 128;      // of the limit, for an edge and its node
-constexpr std::size_t nodesBetween = 1024;  // two looks at the clock
+constexpr std::size_t leastEdges = std::size_t{1} << 16;  // whatever the limit
+constexpr std::size_t edgeBytes = 128;                    // of the limit, for an edge and its node
+constexpr std::size_t nodesBetween = 1024;                // two looks at the clock
 
 // From a node before the stage, by an option, to a node after it.
 struct Edge {
@@ -85,7 +86,7 @@ Graph collectWays(const std::vector<TraceStage>& stages, std::span<const Cost> c
     graph.nodes.assign(stages.size() + 1, 1);
     std::vector<Cost> after(cost.begin(), cost.end());
     std::vector<Value> afterValue{value};
-    std::size_t left = std::min(maxEdges, watch.bytes() / edgeBytes);
+    std::size_t left = std::clamp(watch.bytes() / edgeBytes, leastEdges, maxEdges);
     for (std::size_t t = stages.size(); t-- > 0;) {
         const TraceStage& stage = stages[t];
         const std::vector<std::size_t> found =

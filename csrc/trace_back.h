@@ -26,7 +26,8 @@ struct TraceStage {
 };
 
 // Which option every stage takes. `cost` (dimensions) and `value` are the final state. Beyond four
-// million tied ways, a quarter of the memory limit or the time limit the rest are not looked at.
+// million tied ways (fewer, but 65,536 at least, under a memory limit below half a gibibyte), or once the
+// time is up, the rest are not looked at.
 [[nodiscard]] std::vector<std::size_t> traceBack(const std::vector<TraceStage>& stages,
                                                  std::span<const Cost> cost, Value value,
                                                  Watch& watch);

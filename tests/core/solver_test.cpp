@@ -189,9 +189,11 @@ void traceBackPrefersTheTablesOrder() {
         {0, cost, value, index, cost, value},
     };
     const std::vector<Cost> last{1};
-    CHECK((traceBack(stages, last, -1) == std::vector<std::size_t>{1, 0}));
-    CHECK((traceBack(stages, std::vector<Cost>{2}, -2) == std::vector<std::size_t>{1, 1}));
-    CHECK(traceBack({}, last, -1).empty());
+    const Limits limits;
+    Watch watch(limits);
+    CHECK((traceBack(stages, last, -1, watch) == std::vector<std::size_t>{1, 0}));
+    CHECK((traceBack(stages, std::vector<Cost>{2}, -2, watch) == std::vector<std::size_t>{1, 1}));
+    CHECK(traceBack({}, last, -1, watch).empty());
 }
 
 // Whatever is wrong with an instance is refused as an invalid argument.
