@@ -10,10 +10,11 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
+from rdprune import store
 from rdprune.bench import accuracy, accuracy_view, predictors
 from rdprune.bench.candidates import candidates, falling, filled
 from rdprune.bench.commands import app
-from rdprune.bench.ledger import FILE, Ledger
+from rdprune.bench.ledger import Ledger
 from rdprune.bench.quantities import Probe, of_weights, outputs
 from rdprune.bench.subject import Protocol, figures, open_subject
 from rdprune.layers import prunable
@@ -41,27 +42,25 @@ def test_a_ledger_makes_a_row_once(tmp_path):
         return {"value": 0.1 + len(made)}
 
     for _ in range(2):
-        ledger = Ledger(tmp_path)
-        assert ledger.find({"b": 2, "a": [2]}) is None
-        assert ledger.once({"b": 2, "a": [1]}, make) == {"value": 1.1}
-        assert ledger.find({"a": [1], "b": 2}) == {"value": 1.1}
-        ledger.close()
+        with Ledger(tmp_path) as ledger:
+            assert ledger.find({"b": 2, "a": [2]}) is None
+            assert ledger.once({"b": 2, "a": [1]}, make) == {"value": 1.1}
+            assert ledger.find({"a": [1], "b": 2}) == {"value": 1.1}
     assert len(made) == 1
 
 
 def test_a_row_that_fails_is_not_kept(tmp_path):
     """An error while a row is made leaves nothing behind."""
-    ledger = Ledger(tmp_path)
-    with pytest.raises(ZeroDivisionError):
-        ledger.once({"a": 1}, lambda: {"value": 1 / 0})
-    assert ledger.find({"a": 1}) is None
-    ledger.close()
+    with Ledger(tmp_path) as ledger:
+        with pytest.raises(ZeroDivisionError):
+            ledger.once({"a": 1}, lambda: {"value": 1 / 0})
+        assert ledger.find({"a": 1}) is None
 
 
 def test_a_damaged_ledger_is_refused(tmp_path):
     """A file that is no database is named in the error."""
-    (tmp_path / FILE).write_bytes(b"no database" * 100)
-    with pytest.raises(ValueError, match=FILE):
+    (tmp_path / store.FILE).write_bytes(b"no database" * 100)
+    with pytest.raises(ValueError, match=store.FILE):
         Ledger(tmp_path)
 
 
@@ -204,7 +203,7 @@ def test_unknown_methods_and_states_are_named(tmp_path):
         accuracy.collect(accuracy.Plan(("mnist",), tuned=("warm",)), tmp_path, print)
 
 
-def test_predictors_from_the_command_line(tmp_path):
+def test_predictors_from_the_command_line(tmp_path, monkeypatch):
     """The study runs from the command, shows what it has, and gives rows and correlations."""
     arguments = [
         "predictors", "--folder", str(tmp_path), "--sparsity", "0.9", "--allocations", "3",
@@ -214,8 +213,19 @@ def test_predictors_from_the_command_line(tmp_path):
     found = json.loads(ran.stdout)
     assert [row["allocation"] for row in found["rows"]] == ["uniform", "uniform_plus", "erk"]
     assert set(found["correlations"]["energy"]) == set(predictors.TARGETS)
+    monkeypatch.setattr(predictors.rdprune, "measure", None)
     shown = CliRunner().invoke(app, [*arguments, "--show"], catch_exceptions=False)
     assert json.loads(shown.stdout) == found
+
+
+@pytest.mark.parametrize("command", ["accuracy", "predictors"])
+def test_showing_an_empty_folder_runs_nothing_and_says_so(tmp_path, monkeypatch, command):
+    """Nothing is measured for --show; that there is nothing is an error that says what to do."""
+    monkeypatch.setattr(predictors.rdprune, "measure", None)
+    with pytest.raises(ValueError, match="no results of these settings"):
+        CliRunner().invoke(
+            app, [command, "--folder", str(tmp_path), "--show"], catch_exceptions=False
+        )
 
 
 def test_correlation_is_one_where_less_is_always_better():

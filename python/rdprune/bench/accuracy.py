@@ -22,7 +22,6 @@ from rdprune.bench.subject import (
     open_subject,
     run,
 )
-from rdprune.layers import signature
 from rdprune.masking import expected_kept
 from rdprune_core import RDTable, allocate
 
@@ -108,13 +107,10 @@ def collect(
     for state in (*plan.states, *plan.tuned):
         if state not in STATES:
             raise ValueError(f"state is {state!r}, must be one of {', '.join(STATES)}")
-    ledger, rows = Ledger(folder), []
-    try:
-        with one_thread():
-            for network in plan.networks:
-                rows += _Work(plan, network, folder, ledger, say, part, fresh).rows()
-    finally:
-        ledger.close()
+    rows = []
+    with Ledger(folder) as ledger, one_thread():
+        for network in plan.networks:
+            rows += _Work(plan, network, folder, ledger, say, part, fresh).rows()
     return rows
 
 
@@ -136,15 +132,9 @@ class _Work:
         self._subject: Subject = open_subject(network, plan.images, plan.test)
         self._cells = [(s, m) for s in plan.sparsities for m in plan.methods]
         self._tables: dict[str, RDTable] = {}
+        self._models: dict[tuple[tuple[int, ...], str], torch.nn.Module] = {}
         self._dense: tuple[torch.Tensor, torch.Tensor] | None = None
-        self._key = {
-            "kind": "accuracy",
-            "network": network,
-            "weights": signature(self._subject.model),
-            "images": plan.images,
-            "test": plan.test,
-            "torch": torch.__version__,
-        }
+        self._key = self._subject.key("accuracy")
 
     def rows(self) -> list[dict[str, Any]]:
         for cell in self._mine():
@@ -248,8 +238,13 @@ class _Work:
         return self._once(key, f"{cell[1]} at {cell[0]:g}, {state}, fine-tune {seed}", make)
 
     def _repaired(self, kept: Sequence[int], state: str) -> torch.nn.Module:
-        by_name = dict(zip(self._subject.layers, kept, strict=True))
-        return self._subject.repaired(self._subject.pruned(by_name), STATES[state])
+        """Return a repaired network; it is kept, because the repair can take as long as tuning."""
+        key = tuple(kept), state
+        if key not in self._models:
+            by_name = dict(zip(self._subject.layers, kept, strict=True))
+            pruned = self._subject.pruned(by_name)
+            self._models[key] = self._subject.repaired(pruned, STATES[state])
+        return self._models[key]
 
     def _tested(self, model: torch.nn.Module, calibrated: bool) -> dict[str, Any]:
         """Return figures on the test pictures, and the distortion on the calibration pictures."""

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from rdprune import report
 from rdprune.bench.accuracy import DENSE, Plan
+from rdprune.bench.ledger import grouped
 from rdprune_core.files import atomic_write
 
 Rows = Sequence[Mapping[str, Any]]
@@ -35,7 +36,7 @@ def show(plan: Plan, rows: Rows) -> list[Table]:
         *(_figure(state, name) for state in plan.states for name in FIGURES),
         *(_tuned(state) for state in plan.tuned if plan.seeds),
     ]
-    return [_shown(columns, *group, members) for group, members in _groups(rows).items()]
+    return [_shown(columns, *group, members) for group, members in grouped(rows).items()]
 
 
 def _shown(columns: Sequence[_Column], network: str, sparsity: float, rows: Rows) -> Table:
@@ -96,7 +97,7 @@ def draw(path: Path, rows: Rows) -> None:
     except ImportError as error:
         message = "pictures need matplotlib, which is missing: pip install 'rdprune-core[demo]'"
         raise ImportError(message, name="matplotlib") from error
-    groups = _groups([row for row in rows if row["method"] != DENSE])
+    groups = grouped([row for row in rows if row["method"] != DENSE])
     figure = Figure(figsize=(11, 1 + 3.2 * len(groups)), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(groups), squeeze=False)[:, 0]
@@ -114,10 +115,3 @@ def draw(path: Path, rows: Rows) -> None:
         panels[0].legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png")
-
-
-def _groups(rows: Rows) -> dict[tuple[str, float], list[Mapping[str, Any]]]:
-    groups: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["network"], row["sparsity"]), []).append(row)
-    return groups

@@ -45,8 +45,8 @@ def candidates(
     sparsity : float
     count : int
         In all, less those that are the same as another. The random ones lie between, or a
-        little beyond, two of the methods', in the
-        logarithms of the densities, with noise of up to `SPREAD` in those.
+        little beyond, two of the methods', in the logarithms of the densities, with noise of up
+        to `SPREAD` in those.
     """
     total = round((1 - sparsity) * subject.size)
     found: dict[str, Kept] = {

@@ -8,9 +8,17 @@ from typing import Annotated
 import typer
 
 from rdprune.bench import experiments
+from rdprune.bench.experiments import Networks, Tested
 from rdprune.bench.iterative import iterative
 from rdprune.bench.shaped import shapes
+from rdprune.commands.options import Json
 from rdprune.console import check_folders, console, emit
+
+Network = Annotated[
+    str, typer.Option(help="mnist; or, with RDPRUNE_DATA, resnet20, resnet32, resnet56.")
+]
+State = Annotated[str, typer.Option("--recovery", help="State of the network: none or batchnorm.")]
+Picture = Annotated[Path | None, typer.Option(help="Picture to write, .png.")]
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.command(
@@ -66,11 +74,8 @@ def solver(
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A taste, in under a minute.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Everybody on everything: hours.")] = False,
-    picture: Annotated[Path | None, typer.Option(help="Picture to write, .png.")] = None,
-    json: Annotated[
-        str | None,
-        typer.Option("--json", metavar="FILE", help="Write the result as JSON; '-' for stdout."),
-    ] = None,
+    picture: Picture = None,
+    json: Json = None,
 ) -> None:
     """Run everybody who allocates on the same instances: time, optimality, budget, memory."""
     from rdprune.bench import sections
@@ -108,10 +113,7 @@ def joint(
     shape: Annotated[list[str] | None, typer.Option(help="'34 x 101', '224 x 33'.")] = None,
     no_shape: Annotated[bool, typer.Option("--no-shape", help="Measured tables only.")] = False,
     table: Annotated[list[Path] | None, typer.Option(help="Measured table; repeatable.")] = None,
-    json: Annotated[
-        str | None,
-        typer.Option("--json", metavar="FILE", help="Write the result as JSON; '-' for stdout."),
-    ] = None,
+    json: Json = None,
 ) -> None:
     """Time the joint objective; its gap, and how much a longer search would gain."""
     from dataclasses import asdict
@@ -167,11 +169,9 @@ def measure(
     "  rdprune bench recovery --network resnet32 --recovery none --recovery batchnorm"
 )
 def recovery(
-    network: Annotated[
-        str, typer.Option(help="mnist; or, with RDPRUNE_DATA, resnet20, resnet32, resnet56.")
-    ] = "mnist",
+    network: Network = "mnist",
     images: Annotated[int, typer.Option(min=1, help="Calibration pictures.")] = 192,
-    test: Annotated[int, typer.Option(min=1, help="Test pictures.")] = 1000,
+    test: Tested = 1000,
     levels: Annotated[int, typer.Option(min=2, help="Sparsities of every layer.")] = 24,
     state: Annotated[
         list[str] | None,
@@ -183,10 +183,7 @@ def recovery(
     method: Annotated[
         list[str] | None, typer.Option(help="Method; repeatable [all, refined too].")
     ] = None,
-    json: Annotated[
-        str | None,
-        typer.Option("--json", metavar="FILE", help="Write the result as JSON; '-' for stdout."),
-    ] = None,
+    json: Json = None,
 ) -> None:
     """Prune a real network by all methods, measured in several states of repair."""
     from dataclasses import asdict
@@ -213,28 +210,18 @@ def recovery(
     "  rdprune bench search --network resnet20 --sparsity 0.9 --seeds 5"
 )
 def search(
-    network: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="mnist [default]; with RDPRUNE_DATA resnet20, resnet32, resnet56; repeatable."
-        ),
-    ] = None,
+    network: Networks = None,
     sparsity: Annotated[
         list[float] | None, typer.Option(help="Fraction to remove; repeatable [0.8, 0.9].")
     ] = None,
     passes: Annotated[int, typer.Option(min=1, help="Runs over the calibration pictures.")] = 500,
     seeds: Annotated[int, typer.Option(min=1, help="Of evolution.")] = 3,
     images: Annotated[int, typer.Option(min=8, help="Calibration pictures.")] = 64,
-    test: Annotated[int, typer.Option(min=1, help="Test pictures.")] = 1000,
+    test: Tested = 1000,
     levels: Annotated[int, typer.Option(min=2, help="Sparsities of every layer.")] = 12,
-    state: Annotated[
-        str, typer.Option("--recovery", help="State of the network: none or batchnorm.")
-    ] = "batchnorm",
-    picture: Annotated[Path | None, typer.Option(help="Picture to write, .png.")] = None,
-    json: Annotated[
-        str | None,
-        typer.Option("--json", metavar="FILE", help="Write the result as JSON; '-' for stdout."),
-    ] = None,
+    state: State = "batchnorm",
+    picture: Picture = None,
+    json: Json = None,
 ) -> None:
     """Search by refining, by evolution and by SPDY with equal numbers of passes."""
     from dataclasses import asdict
@@ -263,18 +250,13 @@ def search(
     "  rdprune bench correlations --network resnet20 --level 0.9"
 )
 def correlations(
-    network: Annotated[
-        str, typer.Option(help="mnist; or, with RDPRUNE_DATA, resnet20, resnet32, resnet56.")
-    ] = "mnist",
+    network: Network = "mnist",
     images: Annotated[int, typer.Option(min=1, help="Calibration pictures.")] = 96,
     levels: Annotated[int, typer.Option(min=2, help="Sparsities of every layer.")] = 21,
     level: Annotated[float, typer.Option(min=0, max=1, help="Where the cosines are of.")] = 0.8,
     draws: Annotated[int, typer.Option(min=1, help="Random allocations at each sparsity.")] = 8,
-    picture: Annotated[Path | None, typer.Option(help="Picture to write, .png.")] = None,
-    json: Annotated[
-        str | None,
-        typer.Option("--json", metavar="FILE", help="Write the result as JSON; '-' for stdout."),
-    ] = None,
+    picture: Picture = None,
+    json: Json = None,
 ) -> None:
     """Look whether layers' responses add up, with and without BatchNorm on batch statistics."""
     from dataclasses import asdict
@@ -302,12 +284,7 @@ def correlations(
     "  rdprune bench ablation --network resnet20 --setting radius --setting levels"
 )
 def ablation(
-    network: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="mnist [default]; with RDPRUNE_DATA resnet20, resnet32, resnet56; repeatable."
-        ),
-    ] = None,
+    network: Networks = None,
     sparsity: Annotated[
         list[float] | None, typer.Option(help="Fraction to remove; repeatable [0.9].")
     ] = None,
@@ -316,14 +293,9 @@ def ablation(
         typer.Option(help="m, images, levels or radius; repeatable [all]."),
     ] = None,
     rounds: Annotated[int, typer.Option(min=0, help="Of refining.")] = 3,
-    test: Annotated[int, typer.Option(min=1, help="Test pictures.")] = 1000,
-    state: Annotated[
-        str, typer.Option("--recovery", help="State of the network: none or batchnorm.")
-    ] = "batchnorm",
-    json: Annotated[
-        str | None,
-        typer.Option("--json", metavar="FILE", help="Write the result as JSON; '-' for stdout."),
-    ] = None,
+    test: Tested = 1000,
+    state: State = "batchnorm",
+    json: Json = None,
 ) -> None:
     """Vary responses, calibration pictures, levels and radius, one at a time."""
     from dataclasses import asdict

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from rdprune.commands.options import Json
 from rdprune.console import check_folders, emit
 
 Networks = Annotated[
     list[str] | None,
     typer.Option(
-        "--network", help="mnist; with RDPRUNE_DATA resnet20, resnet32, resnet56 [mnist]."
+        "--network",
+        help="mnist; with RDPRUNE_DATA resnet20, resnet32, resnet56; repeatable [mnist].",
     ),
 ]
 Folder = Annotated[
@@ -25,11 +27,8 @@ Sparsities = Annotated[
 Steps = Annotated[int, typer.Option(min=1, help="Steps of the fine-tune.")]
 Rate = Annotated[float, typer.Option(min=0, help="Its learning rate.")]
 Images = Annotated[int, typer.Option(min=1, help="Calibration pictures.")]
+Tested = Annotated[int, typer.Option(min=1, help="Test pictures.")]
 Reading = Annotated[bool, typer.Option("--show", help="Run nothing: show what the folder holds.")]
-Json = Annotated[
-    str | None,
-    typer.Option("--json", metavar="FILE", help="Write the result as JSON; '-' for stdout."),
-]
 
 
 def _say(text: str) -> None:
@@ -52,7 +51,7 @@ def accuracy(
     steps: Steps = 100,
     rate: Rate = 0.03,
     images: Images = 256,
-    test: Annotated[int, typer.Option(min=1, help="Test pictures.")] = 10_000,
+    test: Tested = 10_000,
     levels: Annotated[int, typer.Option(min=3, help="Sparsities of every layer.")] = 64,
     part: Annotated[
         str, typer.Option(metavar="I/N", help="For N processes on one folder: part I of the work.")
@@ -83,6 +82,7 @@ def accuracy(
         protocol=Protocol(steps=steps, rate=rate),
     )
     rows = bench.collect(plan, folder, _say, part=_part(part), fresh=not show)
+    _check_found(rows, folder)
     if picture is not None:
         view.draw(picture, rows)
     emit(json, report.finite({"rows": rows}), lambda out: out.print(*view.show(plan, rows)))
@@ -98,7 +98,7 @@ def predictors(
     steps: Steps = 60,
     rate: Rate = 0.03,
     images: Images = 256,
-    test: Annotated[int, typer.Option(min=1, help="Test pictures.")] = 2000,
+    test: Tested = 2000,
     show: Reading = False,
     json: Json = None,
 ) -> None:
@@ -116,9 +116,17 @@ def predictors(
         test=test,
         protocol=Protocol(steps=steps, rate=rate),
     )
-    rows = bench.collect(study, folder, _say, 0 if show else None)
+    rows = bench.collect(study, folder, _say, fresh=not show)
+    _check_found(rows, folder)
     payload = {"rows": rows, "correlations": bench.correlations(rows)}
     emit(json, report.finite(payload), lambda out: out.print(*bench.shown(rows)))
+
+
+def _check_found(rows: list[dict[str, Any]], folder: Path) -> None:
+    if not rows:
+        raise ValueError(
+            f"--folder {folder} has no results of these settings: run the same without --show"
+        )
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -1,19 +1,20 @@
-"""Results of long experiments, one row each in a SQLite file: a run that was stopped goes on."""
+"""Results of long experiments, one row each in the run folder's store: a stopped run goes on."""
 
 from __future__ import annotations
 
 import json
-import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from types import TracebackType
+from typing import Any
 
-FILE: Final = "results.sqlite"
-PATIENCE: Final = 60.0
+from rdprune.store import Store
+
+Row = Mapping[str, Any]
 
 
 class Ledger:
-    """Rows by what they are of, in a run folder; several processes may share it.
+    """Rows by what they are of, beside the measurements; several processes may share the folder.
 
     Parameters
     ----------
@@ -22,43 +23,49 @@ class Ledger:
 
     Raises
     ------
-    ValueError
-        If the file in it is no such file.
+    FileFormatError, StoreError
+        As `rdprune.store.Store`; here and whenever a row is read or written.
     """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / FILE
-        self._database = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
-        try:
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute(
-                "CREATE TABLE IF NOT EXISTS result (key TEXT PRIMARY KEY, row TEXT NOT NULL)"
-            )
-        except sqlite3.DatabaseError as error:
-            self._database.close()
-            raise ValueError(f"{path} is no file of results: {error}") from error
+        self._store = Store(folder)
+        self._store.execute(
+            "CREATE TABLE IF NOT EXISTS result (key TEXT PRIMARY KEY, row TEXT NOT NULL)", ()
+        )
 
-    def close(self) -> None:
-        """Close the file; nothing is pending."""
-        self._database.close()
+    def __enter__(self) -> Ledger:
+        return self
 
-    def find(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._store.close()
+
+    def find(self, key: Row) -> dict[str, Any] | None:
         """Return the row of a key, or None."""
-        found = self._database.execute(
-            "SELECT row FROM result WHERE key = ?", (_text(key),)
-        ).fetchone()
-        return None if found is None else dict(json.loads(found[0]))
+        found = self._store.execute("SELECT row FROM result WHERE key = ?", (_text(key),))
+        return dict(json.loads(found[0][0])) if found else None
 
-    def once(self, key: Mapping[str, Any], make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    def once(self, key: Row, make: Callable[[], Row]) -> dict[str, Any]:
         """Return the row of a key, made and kept if there is none."""
         found = self.find(key)
         if found is None:
-            row = json.dumps(dict(make()), sort_keys=True)
-            self._database.execute("INSERT OR REPLACE INTO result VALUES (?, ?)", (_text(key), row))
+            row = json.dumps(dict(make()))
+            self._store.execute("INSERT OR REPLACE INTO result VALUES (?, ?)", (_text(key), row))
             found = dict(json.loads(row))
         return found
 
 
-def _text(key: Mapping[str, Any]) -> str:
-    return json.dumps(dict(key), sort_keys=True)
+def grouped(rows: Iterable[Row]) -> dict[tuple[str, float], list[Row]]:
+    """Return rows by network and sparsity."""
+    groups: dict[tuple[str, float], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["network"], row["sparsity"]), []).append(row)
+    return groups
+
+
+def _text(row: Row) -> str:
+    return json.dumps(dict(row), sort_keys=True)

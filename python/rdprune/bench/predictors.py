@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
 from rich.table import Table
+from torch import Tensor, nn
 
 import rdprune
 from rdprune import report
 from rdprune.bench.accuracy import FITTED
 from rdprune.bench.candidates import Kept, candidates, falling
-from rdprune.bench.ledger import Ledger
+from rdprune.bench.ledger import Ledger, grouped
 from rdprune.bench.quantities import Probe, of_weights
 from rdprune.bench.subject import (
     Protocol,
@@ -26,7 +28,6 @@ from rdprune.bench.subject import (
     open_subject,
     run,
 )
-from rdprune.layers import signature
 from rdprune_core import Allocation, RDTable, predictions
 
 STATES: Final = {"none": "none", "batchnorm": "batchnorm", "fitted": FITTED}
@@ -71,7 +72,7 @@ class Study:
 
 
 def collect(
-    study: Study, folder: Path, say: Callable[[str], None], limit: int | None = None
+    study: Study, folder: Path, say: Callable[[str], None], *, fresh: bool = True
 ) -> list[dict[str, Any]]:
     """Measure every allocation that the folder does not hold yet, and return all rows.
 
@@ -82,49 +83,72 @@ def collect(
         Run folder: a run that was stopped goes on, and several processes may share it.
     say : callable
         Told what is being done.
-    limit : int, optional
-        Measure so many new rows at most; 0 only reads.
+    fresh : bool
+        Whether to run anything; else what is there is read.
     """
-    ledger, rows, made = Ledger(folder), [], 0
-    try:
-        with one_thread():
-            for network in study.networks:
-                subject = open_subject(network, study.images, study.test)
-                tables = _tables(subject, study, folder, say)
-                key = _key(subject, study)
-                plans = {s: candidates(subject, tables, s, study.count) for s in study.sparsities}
-                tools = None
-                for name, sparsity in _in_turn(plans):
-                    kept = plans[sparsity][name]
-                    own = {**key, "sparsity": sparsity, "kept": list(kept.values())}
-                    found = ledger.find(own)
-                    if found is None:
-                        if limit is not None and made >= limit:
-                            continue
-                        say(f"{network}, sparsity {sparsity:g}: {name}")
-                        tools = tools or _Tools(subject, study, tables)
-                        measure = tools.measure
-                        found = ledger.once(own, lambda kept=kept, do=measure: do(kept))  # type: ignore[misc]
-                        made += 1
-                    rows.append(
-                        {"network": network, "sparsity": sparsity, "allocation": name, **found}
-                    )
-    finally:
-        ledger.close()
+    rows = []
+    with Ledger(folder) as ledger, one_thread():
+        for network in study.networks:
+            subject = open_subject(network, study.images, study.test)
+            tools = _Tools(subject, study, folder, say)
+            key = {**subject.key("predictors"), "levels": study.levels}
+            counted = {**key, "sparsities": study.sparsities, "count": study.count}
+            plans = ledger.once(counted, tools.plans) if fresh else ledger.find(counted)
+            key |= {"probe": study.probe, "protocol": asdict(study.protocol)}
+            for name, sparsity, counts in _in_turn(plans or {}):
+                own = {**key, "sparsity": sparsity, "kept": counts}
+                found = ledger.find(own)
+                if found is None and fresh:
+                    say(f"{network}, sparsity {sparsity:g}: {name}")
+                    found = ledger.once(own, partial(tools.measure, counts))
+                if found is not None:
+                    about = {"network": network, "sparsity": sparsity, "allocation": name}
+                    rows.append({**about, **found})
     return rows
 
 
 class _Tools:
-    """What all allocations of a network need."""
+    """What all allocations of a network need, made when it is first asked for."""
 
-    def __init__(self, subject: Subject, study: Study, tables: Mapping[str, RDTable]) -> None:
-        self._subject, self._study, self._tables = subject, study, tables
-        self._probe = Probe(subject)
-        self._labels = labels_of(subject.test)
-        self._dense = run(subject.model, subject.test)
+    def __init__(
+        self, subject: Subject, study: Study, folder: Path, say: Callable[[str], None]
+    ) -> None:
+        self._subject, self._study, self._folder, self._say = subject, study, folder, say
 
-    def measure(self, kept: Kept) -> dict[str, float]:
+    def plans(self) -> dict[str, dict[str, list[int]]]:
+        """Return the weights kept in each layer, by sparsity and by the allocation's name."""
         subject, study = self._subject, self._study
+        found = {s: candidates(subject, self._tables, s, study.count) for s in study.sparsities}
+        return {
+            str(sparsity): {name: list(kept.values()) for name, kept in plan.items()}
+            for sparsity, plan in found.items()
+        }
+
+    @cached_property
+    def _tables(self) -> dict[str, RDTable]:
+        """Measured in every state, from the run folder's store where that was done."""
+        levels = falling(self._study.levels)
+        tables = {}
+        for name, recovery in STATES.items():
+            self._say(f"{self._subject.name}: table measured in the state {name}")
+            tables[name] = rdprune.measure(
+                self._subject.model, self._subject.calibration, levels=levels,
+                recovery=recovery, store=self._folder,
+            )  # fmt: skip
+        return tables
+
+    @cached_property
+    def _probe(self) -> Probe:
+        return Probe(self._subject)
+
+    @cached_property
+    def _dense(self) -> Tensor:
+        return run(self._subject.model, self._subject.test)
+
+    def measure(self, counts: Sequence[int]) -> dict[str, float]:
+        """Take all quantities and every top-1 of an allocation."""
+        subject, study = self._subject, self._study
+        kept = dict(zip(subject.layers, counts, strict=True))
         row = of_weights(subject.layers, kept)
         row.update(_predicted(self._tables, kept))
         pruned = subject.pruned(kept)
@@ -134,56 +158,32 @@ class _Tools:
             row[f"top1 {name}"] = self._top1(model)
         row.update(self._probe.flow(states["batchnorm"]))
         for name, start in (("", "batchnorm"), ("fitted ", "fitted")):
-            brief = Protocol(**{**asdict(study.protocol), "steps": study.probe})
+            brief = replace(study.protocol, steps=study.probe)
             model = subject.tuned(states[start], brief, seed=1)
             row.update(self._outcome(model, f"{name}probe"))
             model = subject.tuned(states[start], study.protocol, seed=0)
             row[f"top1 {name}tuned"] = self._top1(model)
         return row
 
-    def _outcome(self, model: Any, state: str) -> dict[str, float]:
+    def _outcome(self, model: nn.Module, state: str) -> dict[str, float]:
         return {f"{name} {state}": v for name, v in self._probe.outcome(model).items()}
 
-    def _top1(self, model: Any) -> float:
-        return float(figures(self._dense, run(model, self._subject.test), self._labels)["top1"])
+    def _top1(self, model: nn.Module) -> float:
+        subject = self._subject
+        found = figures(self._dense, run(model, subject.test), labels_of(subject.test))
+        return float(found["top1"])
 
 
-def _tables(
-    subject: Subject, study: Study, folder: Path, say: Callable[[str], None]
-) -> dict[str, RDTable]:
-    """Measure the network in every state, from the run folder's store where that was done."""
-    levels = falling(study.levels)
-    tables = {}
-    for name, recovery in STATES.items():
-        say(f"{subject.name}: table measured in the state {name}")
-        tables[name] = rdprune.measure(
-            subject.model, subject.calibration, levels=levels, recovery=recovery, store=folder
-        )
-    return tables
-
-
-def _key(subject: Subject, study: Study) -> dict[str, Any]:
-    return {
-        "kind": "predictors",
-        "network": subject.name,
-        "weights": signature(subject.model),
-        "images": study.images,
-        "test": study.test,
-        "probe": study.probe,
-        "protocol": asdict(study.protocol),
-        "torch": torch.__version__,
-    }
-
-
-def _in_turn(plans: Mapping[float, Mapping[str, Kept]]) -> list[tuple[str, float]]:
-    """Return allocations and sparsities so that a part of them has all sparsities alike."""
-    longest = max(len(plan) for plan in plans.values())
-    return [
-        (list(plan)[position], sparsity)
-        for position in range(longest)
+def _in_turn(
+    plans: Mapping[str, Mapping[str, list[int]]],
+) -> Iterator[tuple[str, float, list[int]]]:
+    """Yield allocations so that the first of them have all sparsities alike."""
+    columns = [
+        [(name, float(sparsity), kept) for name, kept in plan.items()]
         for sparsity, plan in plans.items()
-        if position < len(plan)
     ]
+    for row in zip_longest(*columns):
+        yield from (cell for cell in row if cell is not None)
 
 
 def _predicted(tables: Mapping[str, RDTable], kept: Kept) -> dict[str, float]:
@@ -214,11 +214,8 @@ def correlations(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float
     """
     from scipy.stats import spearmanr  # type: ignore[import-untyped]
 
-    groups: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["network"], row["sparsity"]), []).append(row)
     names = [
-        name for name in rows[0]
+        name for row in rows[:1] for name in row
         if name not in ("network", "sparsity", "allocation") and not name.startswith("top1")
     ]  # fmt: skip
     found: dict[str, dict[str, float]] = {}
@@ -226,7 +223,7 @@ def correlations(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float
         found[name] = {}
         for target, column in TARGETS.items():
             each = []
-            for group in groups.values():
+            for group in grouped(rows).values():
                 values = [[row[key] for row in group] for key in (name, column)]
                 if min(len(set(v)) for v in values) > 1:
                     each.append(-float(spearmanr(*values).statistic))
@@ -236,15 +233,15 @@ def correlations(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float
 
 def shown(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
     """Return the named allocations' table and the quantities'."""
-    return [show_allocations(rows), show(rows)] if rows else []
+    return [show_allocations(rows), show(rows)]
 
 
-def show(rows: Sequence[Mapping[str, Any]], most: int = 100) -> Table:
+def show(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return the quantities, best first for the fine-tuned network."""
     found = correlations(rows)
     order = sorted(found, key=lambda name: -np.nan_to_num(found[name]["tuned"], nan=-1))
     grid = report.new_grid("quantity", *TARGETS)
-    for name in order[:most]:
+    for name in order:
         grid.add_row(name, *(f"{found[name][target]:.2f}" for target in TARGETS))
     grid.caption = (
         f"mean rank correlation of less of it with a better top-1, over {len(rows)} allocations"

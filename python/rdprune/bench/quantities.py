@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rdprune.bench.subject import Subject
+from rdprune.criteria import parse
 from rdprune.demo.data import Batches
 from rdprune.layers import Prunable, prunable
 
-TEMPERATURES: Final = (1.0, 2.0, 4.0)
-WORST: Final = 0.1
+KINDS: Final = ("mse", "max", "cvar:0.1", "nmse", "cosine", "kl:1", "kl:2", "kl:4")
 FLOOR: Final = 1e-12
 
 
@@ -39,30 +39,22 @@ class Probe:
         Returns
         -------
         dict of str to float
-            ``mse`` of the logits, its worst sample (``max``) and worst tenth (``cvar``);
-            ``nmse``, of the logits less their mean and over their deviation, sample by sample;
-            ``kl:T``; ``cosine``; ``loss``, cross-entropy on the labels; ``features``, relative mean
-            square of what the classifier takes; ``errors``, the share classified wrong;
-            ``differ``, the share classified otherwise than by the dense network.
+            The distortions of `KINDS`; ``loss``, cross-entropy on the labels; ``features``,
+            relative mean square of what the classifier takes; ``errors``, the share classified
+            wrong; ``differ``, the share classified otherwise than by the dense network.
         """
         (z0, h0), (z, h) = self._dense, outputs(model, self._subject.calibration)
-        each = (z - z0).square().mean(1)
-        worst = each.sort(descending=True).values[: max(1, math.ceil(WORST * len(each)))]
         found = {
-            "mse": each.mean(),
-            "max": each.max(),
-            "cvar": worst.mean(),
-            "nmse": (_normalised(z) - _normalised(z0)).square().mean(),
-            "cosine": (1 - functional.cosine_similarity(z, z0)).mean(),
             "loss": functional.cross_entropy(z, self._labels),
             "features": (h - h0).square().sum() / h0.square().sum(),
             "errors": (z.argmax(1) != self._labels).double().mean(),
             "differ": (z.argmax(1) != z0.argmax(1)).double().mean(),
         }
-        for t in TEMPERATURES:
-            logs = [torch.log_softmax(x / t, 1) for x in (z0, z)]
-            found[f"kl:{t:g}"] = (logs[0].exp() * (logs[0] - logs[1])).sum(1).mean()
-        return {name: float(value) for name, value in found.items()}
+        taken = {name: float(value) for name, value in found.items()}
+        for kind in KINDS:
+            criterion = parse(kind)
+            taken[kind] = float(criterion.reduction(criterion.errors(z0, z).numpy()))
+        return taken
 
     def flow(self, model: nn.Module) -> dict[str, float]:
         """Measure the gradient of the loss in the kept weights, BatchNorm on batch statistics.
@@ -137,8 +129,3 @@ def of_weights(layers: Mapping[str, Prunable], kept: Mapping[str, int]) -> dict[
         "log density": density,
         "narrowest": -narrowest,
     }
-
-
-def _normalised(z: Tensor) -> Tensor:
-    centred = z - z.mean(1, keepdim=True)
-    return centred / centred.std(1, keepdim=True, correction=0).clamp_min(FLOOR)

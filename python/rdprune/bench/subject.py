@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rdprune.bench.recovery import load
+from rdprune.criteria import parse
 from rdprune.demo.data import Batches
 from rdprune.keeping import MaskKeeper
-from rdprune.layers import Prunable, prunable
+from rdprune.layers import Prunable, prunable, signature
 from rdprune.magnitude import magnitude_order, order_mask, write_masked
 from rdprune.recipes.datasets import augment
 from rdprune.recovery import repair_
@@ -69,6 +70,17 @@ class Subject:
     def size(self) -> int:
         """Number of prunable weights."""
         return sum(layer.parameter.numel() for layer in self.layers.values())
+
+    def key(self, kind: str) -> dict[str, Any]:
+        """Return what every result of an experiment of this kind depends on."""
+        return {
+            "kind": kind,
+            "network": self.name,
+            "weights": signature(self.model),
+            "images": len(labels_of(self.calibration)),
+            "test": len(labels_of(self.test)),
+            "torch": torch.__version__,
+        }
 
     def pruned(self, kept: Mapping[str, int]) -> nn.Module:
         """Return a copy whose layers keep so many weights, the largest."""
@@ -171,10 +183,9 @@ def labels_of(batches: Batches) -> Tensor:
 
 def figures(dense: Tensor, logits: Tensor, labels: Tensor) -> dict[str, Any]:
     """Return mean square distortion, KL to the dense network's softmax, and top-1."""
-    before, after = torch.log_softmax(dense.double(), 1), torch.log_softmax(logits.double(), 1)
+    found = {kind: float(parse(kind).errors(dense, logits).mean()) for kind in ("mse", "kl")}
     return {
-        "mse": float((logits.double() - dense.double()).square().mean()),
-        "kl": float((before.exp() * (before - after)).sum(1).mean()),
+        **found,
         "top1": float((logits.argmax(1) == labels).double().mean()),
     }
 
