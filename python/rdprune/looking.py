@@ -26,7 +26,7 @@ def first_look(
     model: nn.Module,
     batches: Iterable[Any],
     *,
-    levels: int | Sequence[float] = 101,
+    levels: int | str | Sequence[float] = 101,
     probes: int = 32,
     recovery: str = "none",
     ignore: str | Iterable[str] = (),

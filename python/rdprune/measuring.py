@@ -71,9 +71,10 @@ def measure(
         element is the input, or dicts of keyword arguments (``labels`` apart).
     levels : int or sequence of float
         Number of evenly spaced sparsities from 0 to 1, or the sparsities themselves, in [0, 1].
-        0, the dense layer, is always added. ``"auto"``: 101 levels, of which a few are measured
-        and the others interpolated, until the allocations at the `budgets` and the options next
-        to them were measured.
+        0, the dense layer, is always added. ``"falling"`` or ``"falling:64"``: so many (101) whose
+        densities fall by one ratio, for sparsities of 0.9 and above. ``"auto"``: 101 even ones,
+        of which a few are measured and the others interpolated, until the allocations at the
+        `budgets` and the options next to them were measured.
     budgets : sequence of budgets, optional
         With ``levels="auto"``: where the table will be used, each as for
         `rdprune_core.allocate`, such as ``["20%", {"params": "30%", "macs": "40%"}]``.

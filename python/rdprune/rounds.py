@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rdprune.allocators import ALLOCATORS, Problem, as_allocation, counts
 from rdprune.batches import Forward
+from rdprune.grid import falling_levels
 from rdprune.keeping import verify_sparsity_
 from rdprune.layers import Prunable
 from rdprune.magnitude import level_label, magnitude_order, order_mask
@@ -28,8 +29,8 @@ from rdprune.verifying import verify
 from rdprune_core import Allocation, RDTable, allocate
 
 METHODS = ("rdprune", *ALLOCATORS)
-RATIO = 0.93
-FINEST = 1e-3
+LEVELS = 98
+"""Levels of a round unless told: densities that fall by 0.93."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class Settings:
     method: str
     cost: str
     objective: str
-    levels: int | tuple[float, ...] | None
+    levels: int | str | tuple[float, ...] | None
     distortion: str
     recovery: str
     repair: str
@@ -104,12 +105,6 @@ class Settings:
     def target(self, number: int) -> Fraction:
         """Fraction that is kept after a round, exact."""
         return (1 - Fraction(repr(float(self.amount)))) ** number
-
-
-def geometric_levels(ratio: float = RATIO, finest: float = FINEST) -> list[float]:
-    """Sparsities whose densities fall by a ratio, from 1 to `finest`, and then to 0."""
-    steps = math.ceil(math.log(finest) / math.log(ratio))
-    return [*(1 - ratio**i for i in range(steps + 1)), 1.0]
 
 
 class Worker:
@@ -236,10 +231,10 @@ class Worker:
         if file.exists():
             return RDTable.load(file)
         settings = self._settings
-        levels: int | Sequence[float]
+        levels: int | str | Sequence[float]
         if settings.levels is None:
             reached = min(1 - float(m.count_nonzero()) / m.numel() for m in masks.values())
-            every = [float(level_label(level)) for level in geometric_levels()]
+            every = [float(level_label(level)) for level in falling_levels(LEVELS)]
             levels = [level for level in every if level >= reached - 1e-3] or [1.0]
         else:
             levels = settings.levels

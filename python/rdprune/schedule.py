@@ -30,7 +30,7 @@ def iterate(
     method: str = "rdprune",
     cost: str = "params",
     objective: str = "additive",
-    levels: int | Sequence[float] | None = None,
+    levels: int | str | Sequence[float] | None = None,
     shapes: str | Iterable[str] = (),
     criterion: str = "magnitude",
     distortion: str = "mse",
@@ -109,7 +109,7 @@ def iterate(
     """
     settings = Settings(
         amount, method, cost, objective,
-        levels if levels is None or isinstance(levels, int) else tuple(map(float, levels)),
+        levels if levels is None or isinstance(levels, (int, str)) else tuple(map(float, levels)),
         distortion, recovery, repair, rewind, _tuple(ignore),
         None if layers is None else _tuple(layers), seed, _tuple(shapes), criterion,
     )  # fmt: skip

@@ -12,11 +12,12 @@ from typer.testing import CliRunner
 
 from rdprune import store
 from rdprune.bench import accuracy, accuracy_view, predictors
-from rdprune.bench.candidates import candidates, falling, filled
+from rdprune.bench.candidates import candidates, filled
 from rdprune.bench.commands import app
 from rdprune.bench.ledger import Ledger
 from rdprune.bench.quantities import Probe, of_weights, outputs
 from rdprune.bench.subject import Protocol, figures, open_subject
+from rdprune.grid import falling_levels
 from rdprune.layers import prunable
 from rdprune.recipes.datasets import augment
 
@@ -64,15 +65,6 @@ def test_a_damaged_ledger_is_refused(tmp_path):
         Ledger(tmp_path)
 
 
-def test_falling_levels_have_one_ratio():
-    """Densities fall by one ratio from 1 to a thousandth, then to 0."""
-    levels = np.array(falling(9))
-    density = 1 - levels
-    assert density[0] == 1
-    assert density[-2:] == pytest.approx([1e-3, 0])
-    assert density[1:-1] / density[:-2] == pytest.approx(np.full(7, 1e-3 ** (1 / 7)))
-
-
 def test_digits_are_never_mirrored():
     """Where a mirrored picture is another class, pictures are moved only."""
     ramp = torch.arange(1.0, 29).expand(50, 1, 28, 28)
@@ -113,7 +105,7 @@ def test_figures_are_those_of_the_definitions():
 def test_candidates_keep_the_same_number_of_weights(subject):
     """All allocations of a list use the budget whole, are made again alike, and differ."""
     table = accuracy.rdprune.measure(
-        subject.model, subject.calibration, levels=falling(4), progress=False
+        subject.model, subject.calibration, levels=falling_levels(4), progress=False
     )
     found = candidates(subject, {"none": table}, 0.9, 16)
     total = round(0.1 * subject.size)

@@ -337,6 +337,8 @@ BAD = [
     (Idle(), X, {"levels": True}, "levels is True, must be an integer, a sequence of sparsities"),
     (Idle(), X, {"levels": 0.5}, "levels is 0.5, must be an integer, a sequence"),
     (Idle(), X, {"levels": "0.5"}, "levels is '0.5', must be an integer, a sequence"),
+    (Idle(), X, {"levels": "falling:"}, "levels is 'falling:', must be an integer, a sequence"),
+    (Idle(), X, {"levels": "falling:2"}, "levels is 'falling:2', must be at least 3 levels"),
     (Idle(), X, {"levels": [0.5, 1.5]}, "levels holds 1.5, must hold sparsities in [0, 1]"),
     (Idle(), X, {"levels": [math.nan]}, "levels holds nan"),
     (Idle(), X, {"levels": [0]}, "levels holds no sparsity above 0"),

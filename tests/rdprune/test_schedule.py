@@ -15,11 +15,10 @@ import torch
 from safetensors.torch import load_file, load_model
 from torch import nn
 
-from rdprune import rounds
 from rdprune.layers import prunable
 from rdprune.masking import load_masks, masks
 from rdprune.measuring import measure
-from rdprune.rounds import METHODS, geometric_levels
+from rdprune.rounds import METHODS
 from rdprune.runfolder import read_history
 from rdprune.schedule import iterate
 from rdprune.shapes import geometry, nested_mask
@@ -286,13 +285,6 @@ def test_masks_stay_nested_through_zeros(network, batches, tmp_path):
     )  # fmt: skip
     first, second = _masks(tmp_path, 1), _masks(tmp_path, 2)
     assert all(bool((first[name] | ~mask).all()) for name, mask in second.items())
-
-
-def test_geometric_levels():
-    """Densities fall by the ratio down to the finest, then to nothing."""
-    found = geometric_levels(0.5, 0.1)
-    assert found == [0, 0.5, 0.75, 0.875, 0.9375, 1]
-    assert max(geometric_levels()[:-1]) >= 1 - rounds.FINEST
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import torch
 
 import rdprune
 from rdprune.allocators import ALLOCATORS, Problem, counts
-from rdprune.bench.candidates import Kept, falling, filled
+from rdprune.bench.candidates import Kept, filled
 from rdprune.bench.ledger import Ledger
 from rdprune.bench.subject import (
     Protocol,
@@ -22,6 +22,7 @@ from rdprune.bench.subject import (
     open_subject,
     run,
 )
+from rdprune.grid import falling_levels
 from rdprune.masking import expected_kept
 from rdprune_core import RDTable, allocate
 
@@ -58,7 +59,7 @@ class Plan:
         Fine-tunes of each; 0 for none.
     images, test : int
     levels : int
-        Of the measured tables; see `falling`.
+        Of the measured tables; see `rdprune.grid.falling_levels`.
     protocol : Protocol
     """
 
@@ -206,8 +207,8 @@ class _Work:
         if recovery not in self._tables:
             self._say(f"{self._subject.name}: measuring in the state {recovery}")
             self._tables[recovery] = rdprune.measure(
-                self._subject.model, self._subject.calibration, levels=falling(self._plan.levels),
-                recovery=recovery, store=self._folder,
+                self._subject.model, self._subject.calibration, recovery=recovery,
+                levels=falling_levels(self._plan.levels), store=self._folder,
             )  # fmt: skip
         return self._tables[recovery]
 

@@ -20,16 +20,6 @@ MIXED: Final = (0.25, 0.5, 0.75)
 LEAST: Final = 4  # weights of a layer
 UNIT: Final = 1 << 40
 SPREAD: Final = 0.6
-SPARSEST: Final = 1e-3
-
-
-def falling(count: int) -> list[float]:
-    """Return so many sparsities whose densities fall from 1 by one ratio to 0.001, and then to 0.
-
-    Even steps of a hundredth are too coarse where little is left: the ratio counts.
-    """
-    ratio = SPARSEST ** (1 / (count - 2))
-    return [*(1 - ratio**i for i in range(count - 1)), 1.0]
 
 
 def candidates(

@@ -17,8 +17,8 @@ from rdprune.console import check_folders, emit
 from rdprune_core.files import atomic_write
 
 METHODS: Final = ("rdprune", "lamp", "global_magnitude")
-RATIO: Final = 0.8
-FINEST: Final = 0.02
+LEVELS: Final = 20
+SPARSEST: Final = 0.8**18
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +85,10 @@ def run(
     tell : callable
         Is told of every round that is done.
     """
+    from rdprune.grid import falling_levels
     from rdprune.recipes import run as recipes
     from rdprune.recipes.datasets import open_source
     from rdprune.recipes.recipe import find
-    from rdprune.rounds import geometric_levels
     from rdprune.runfolder import load_weights_
 
     recipe = recipes.changed(find(name), **settings)
@@ -101,7 +101,7 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     _check_same(folder / "settings.json", {**settings, "tested": tested, "seed": seed})
     figures = folder / "top1.json"
-    levels = geometric_levels(RATIO, FINEST)
+    levels = falling_levels(LEVELS, SPARSEST)
     whole = _once(figures, "dense", lambda: judge(dense())["top1"])
     for number in range(1, recipe.rounds + 1):
         for method in methods:

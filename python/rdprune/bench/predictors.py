@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import rdprune
 from rdprune import report
 from rdprune.bench.accuracy import FITTED
-from rdprune.bench.candidates import Kept, candidates, falling
+from rdprune.bench.candidates import Kept, candidates
 from rdprune.bench.ledger import Ledger, grouped
 from rdprune.bench.quantities import Probe, of_weights
 from rdprune.bench.subject import (
@@ -28,6 +28,7 @@ from rdprune.bench.subject import (
     open_subject,
     run,
 )
+from rdprune.grid import falling_levels
 from rdprune_core import Allocation, RDTable, predictions
 
 STATES: Final = {"none": "none", "batchnorm": "batchnorm", "fitted": FITTED}
@@ -127,7 +128,7 @@ class _Tools:
     @cached_property
     def _tables(self) -> dict[str, RDTable]:
         """Measured in every state, from the run folder's store where that was done."""
-        levels = falling(self._study.levels)
+        levels = falling_levels(self._study.levels)
         tables = {}
         for name, recovery in STATES.items():
             self._say(f"{self._subject.name}: table measured in the state {name}")

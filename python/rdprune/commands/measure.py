@@ -22,6 +22,7 @@ from rdprune.commands.options import (
     example,
 )
 from rdprune.console import amount, check_folders, emit, load_batches, load_model, pairs
+from rdprune.grid import FALLING
 from rdprune.resampling import EXCESS_LIMIT, bootstrap
 from rdprune_core import InfeasibleBudgetError, RDTable
 from rdprune_core.budget import Budget
@@ -49,8 +50,9 @@ def measure(
     levels: Annotated[
         str,
         typer.Option(
-            help="How many evenly spaced sparsities, a list: 0,0.5,0.9, or auto: 101, of which "
-            "those are measured that --budget or --sparsity needs."
+            help="How many evenly spaced sparsities, a list: 0,0.5,0.9, falling or falling:64: "
+            "densities that fall by one ratio, for 0.9 and above, or auto: 101, of which those "
+            "are measured that --budget or --sparsity needs."
         ),
     ] = "101",
     budget: Annotated[
@@ -214,7 +216,8 @@ def look(
     data: DataSpec,
     output: Annotated[Path, typer.Option(help="Table of estimates to write, .npz.")],
     levels: Annotated[
-        str, typer.Option(help="How many evenly spaced sparsities, or a list: 0,0.5,0.9.")
+        str,
+        typer.Option(help="How many evenly spaced sparsities, a list: 0,0.5,0.9, or falling:64."),
     ] = "101",
     probes: Annotated[int, typer.Option(help="Backward passes; more are more exact.")] = 32,
     recovery: Annotated[str, typer.Option(help="State: none or batchnorm.")] = "none",
@@ -233,7 +236,7 @@ def look(
     network = load_model(model, device)
     batches = load_batches(data)
     chosen = parse_levels(levels)
-    if isinstance(chosen, str):
+    if chosen == AUTO:
         raise ValueError("--levels auto is for rdprune measure")
     table = rdprune.first_look(
         network,
@@ -251,14 +254,15 @@ def look(
 
 
 def parse_levels(text: str) -> int | str | list[float]:
-    """Return a number of levels, ``"auto"``, or the levels of a comma-separated list."""
-    if text == AUTO:
+    """Return a number of levels, a name of levels, or those of a comma-separated list."""
+    if text == AUTO or text.startswith(FALLING):
         return text
     try:
         return int(text) if text.strip().isdecimal() else [float(x) for x in text.split(",")]
     except ValueError:
         message = (
-            f"--levels must be a whole number, auto or sparsities like 0,0.5,0.9, got {text!r}"
+            "--levels must be a whole number, auto, falling, falling:64 or sparsities like "
+            f"0,0.5,0.9, got {text!r}"
         )
         raise ValueError(message) from None
 
