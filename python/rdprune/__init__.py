@@ -14,6 +14,7 @@ from rdprune_core import __version__ as __version__
 if TYPE_CHECKING:
     from rdprune import baselines as baselines
     from rdprune.allocators import allocate_by as allocate_by
+    from rdprune.blending import blended as blended
     from rdprune.compared import features as features
     from rdprune.comparing import CompareRow as CompareRow
     from rdprune.comparing import compare as compare
@@ -64,6 +65,7 @@ _HOMES = {
     "VerifyReport": "verifying",
     "allocate_by": "allocators",
     "apply_": "masking",
+    "blended": "blending",
     "bootstrap": "resampling",
     "compare": "comparing",
     "features": "compared",

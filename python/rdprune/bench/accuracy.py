@@ -33,6 +33,7 @@ OURS: Final = {
     "additive none": ("none", "additive"),
     "additive": ("batchnorm", "additive"),
     "joint": ("batchnorm", "joint"),
+    "blended": ("batchnorm", "blended"),
     "refined": ("batchnorm", "refined"),
     "additive fitted": (FITTED, "additive"),
     "refined fitted": (FITTED, "refined"),
@@ -198,6 +199,9 @@ class _Work:
                 subject.model, subject.calibration, table, sparsity=sparsity, progress=False
             )
             allocation, passes = refined.allocation, passes + refined.passes
+        elif objective == "blended":
+            mixed = rdprune.blended(table, subject.model, sparsity=sparsity)
+            allocation = allocate(mixed, sparsity=sparsity)
         else:
             allocation = allocate(table, sparsity=sparsity, objective=objective)
         kept: Kept = filled(subject, expected_kept(subject.layers, allocation), total)
