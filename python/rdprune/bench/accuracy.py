@@ -28,15 +28,18 @@ from rdprune_core import RDTable, allocate
 
 FITTED: Final = "least-squares+bias+batchnorm"
 STATES: Final = {"one-shot": "none", "batchnorm": "batchnorm", "fitted": FITTED}
-#: Ours, by the state that is measured and the objective.
+#: Ours: the state and the distortion that are measured, and the objective.
 OURS: Final = {
-    "additive none": ("none", "additive"),
-    "additive": ("batchnorm", "additive"),
-    "joint": ("batchnorm", "joint"),
-    "blended": ("batchnorm", "blended"),
-    "refined": ("batchnorm", "refined"),
-    "additive fitted": (FITTED, "additive"),
-    "refined fitted": (FITTED, "refined"),
+    "additive none": ("none", "mse", "additive"),
+    "additive": ("batchnorm", "mse", "additive"),
+    "joint": ("batchnorm", "mse", "joint"),
+    "refined": ("batchnorm", "mse", "refined"),
+    "additive nmse": ("batchnorm", "nmse", "additive"),
+    "joint nmse": ("batchnorm", "nmse", "joint"),
+    "blended nmse": ("batchnorm", "nmse", "blended"),
+    "refined nmse": ("batchnorm", "nmse", "refined"),
+    "additive fitted": (FITTED, "mse", "additive"),
+    "refined fitted": (FITTED, "mse", "refined"),
 }
 DENSE: Final = "dense"
 METHODS: Final = (DENSE, *ALLOCATORS, *OURS)
@@ -133,7 +136,7 @@ class _Work:
         self._folder, self._part, self._fresh = folder, part, fresh
         self._subject: Subject = open_subject(network, plan.images, plan.test)
         self._cells = [(s, m) for s in plan.sparsities for m in plan.methods]
-        self._tables: dict[str, RDTable] = {}
+        self._tables: dict[tuple[str, str], RDTable] = {}
         self._models: dict[tuple[tuple[int, ...], str], torch.nn.Module] = {}
         self._dense: tuple[torch.Tensor, torch.Tensor] | None = None
         self._key = self._subject.key("accuracy")
@@ -191,8 +194,8 @@ class _Work:
                 recovery="batchnorm",
             )  # fmt: skip
             return {"kept": list(counts(method, problem).values()), "passes": None}
-        state, objective = OURS[method]
-        table = self._table(state)
+        state, distortion, objective = OURS[method]
+        table = self._table(state, distortion)
         passes = sum(len(row) for row in table.distortion)
         if objective == "refined":
             refined = rdprune.refine(
@@ -207,14 +210,16 @@ class _Work:
         kept: Kept = filled(subject, expected_kept(subject.layers, allocation), total)
         return {"kept": list(kept.values()), "passes": passes}
 
-    def _table(self, recovery: str) -> RDTable:
-        if recovery not in self._tables:
-            self._say(f"{self._subject.name}: measuring in the state {recovery}")
-            self._tables[recovery] = rdprune.measure(
+    def _table(self, recovery: str, distortion: str) -> RDTable:
+        key = recovery, distortion
+        if key not in self._tables:
+            self._say(f"{self._subject.name}: measuring {distortion} in the state {recovery}")
+            self._tables[key] = rdprune.measure(
                 self._subject.model, self._subject.calibration, recovery=recovery,
-                levels=falling_levels(self._plan.levels), store=self._folder,
+                distortion=distortion, levels=falling_levels(self._plan.levels),
+                store=self._folder,
             )  # fmt: skip
-        return self._tables[recovery]
+        return self._tables[key]
 
     def _outcome(self, cell: tuple[float, str], state: str) -> dict[str, Any] | None:
         planned = self._planned(cell)
