@@ -16,7 +16,7 @@ from rdprune.criteria import Beside, Criterion
 Forward = Callable[[nn.Module, Any], Any]
 """Runs a model on one batch (already on the model's device) and returns its output."""
 
-_REFUSALS = (
+REFUSALS = (
     TypeError, KeyError, IndexError, AttributeError, AssertionError, ArithmeticError,
 )  # fmt: skip
 _LABELS = ("labels", "label")
@@ -291,7 +291,7 @@ class Runner:
         run = call if self.forward is None else self.forward
         try:
             return run(self.model, batch)
-        except _REFUSALS as error:
+        except REFUSALS as error:
             raise ValueError(
                 f"the model cannot run on batch {index}: {type(error).__name__}: {error}; if the "
                 "batch is not what it takes, give forward= a function (model, batch) -> output"

@@ -23,6 +23,7 @@ from rdprune.prefix import FEWEST, FEWEST_SETTLING, MEMORY, Prefix
 from rdprune.ranks import found_ranks
 from rdprune.recovery import Writer, recovered, spelled
 from rdprune.scoring import Score, digest, scores
+from rdprune.stacking import Stacker
 from rdprune.store import Store, go_on
 from rdprune.sweeping import Sweep, open_shelf, sign
 from rdprune.tabling import Findings
@@ -206,7 +207,11 @@ def measure(
             stack.enter_context(prefix.installed())
         fewest = FEWEST if budgets is None else FEWEST_SETTLING
         writer = Writer(found, runner if prefix is None else prefix.plain, recovery)
-        sweep = Sweep(runner, reference, prefix, shelf, choices.masks, writer, fewest, ranks=ranks)
+        stacker = Stacker(reference, prefix) if prefix is not None and state == "none" else None
+        sweep = Sweep(
+            runner, reference, prefix, shelf, choices.masks, writer, fewest,
+            ranks=ranks, stacker=stacker,
+        )  # fmt: skip
         if budgets is None:
             sweep.measure(findings, findings.everything(), progress)
         else:

@@ -89,6 +89,7 @@ class Prefix:
         self._trusted: set[str] = set()
         self._hasty = False
         self._stateful = False
+        self._copies = self._rows = 1
         self._batches: tuple[BatchTrace, ...] = ()
         problem = _obstacle(runner.model)
         if not problem:
@@ -107,6 +108,20 @@ class Prefix:
         if not found.stateful:
             first = found.batches[0].first_use
             self.order = tuple(sorted(layers, key=lambda name: first.get(name, NEVER)))
+
+    @property
+    def steady(self) -> bool:
+        """Whether modules can be told apart and leave nothing behind for the next pass."""
+        return bool(self._batches) and not self._stateful
+
+    @contextmanager
+    def repeating(self, copies: int) -> Iterator[None]:
+        """Give records as they would be of batches repeated so many times."""
+        self._copies = copies
+        try:
+            yield
+        finally:
+            self._copies = 1
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -222,6 +237,7 @@ class Prefix:
 
     def _replay(self, index: int) -> None:
         self._idle(index)
+        self._rows = len(self._reference.outputs[index])
         if index in self._plans:
             held = self._held[index]
             calls = self._plans[index].calls
@@ -284,7 +300,10 @@ class Prefix:
             if step.call.module is not module:
                 raise DivergedError("another module was called than the recorded one")
             self._next += 1
-            output = original(*args, **kwargs) if step.record is None else step.record.output()
+            if step.record is None:
+                output = original(*args, **kwargs)
+            else:
+                output = step.record.output(self._copies, self._rows)
             if step.keep and self._current is not None:
                 needed = step.call in self._current.needed
                 self._taken[step.call] = step.record or Record.of(output, hollow=not needed)

@@ -37,11 +37,21 @@ class Record:
         """Return what was recorded, itself."""
         return tree_unflatten(list(self.leaves), self.spec)
 
-    def output(self) -> Any:
-        """Return a copy, because whoever gets it may write to it."""
-        if self.nbytes == 0:
+    def output(self, times: int = 1, rows: int = 1) -> Any:
+        """Return a copy, because whoever gets it may write to it.
+
+        It can be repeated: tensors with some rows for each of `rows` samples then have them
+        `times` one after the other.
+        """
+        if self.nbytes == 0 and times == 1:
             return self.tree()
-        copies = {id(leaf): leaf.clone() for leaf in self.leaves if isinstance(leaf, Tensor)}
+        copies = {
+            id(leaf): torch.cat([leaf] * times)
+            if times > 1 and leaf.ndim and len(leaf) % rows == 0
+            else leaf.clone()
+            for leaf in self.leaves
+            if isinstance(leaf, Tensor)
+        }
         return tree_unflatten([copies.get(id(leaf), leaf) for leaf in self.leaves], self.spec)
 
 

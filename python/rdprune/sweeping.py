@@ -24,6 +24,7 @@ from rdprune.prefix import FEWEST, DivergedError, Prefix
 from rdprune.progress import Meter, progress_bar
 from rdprune.ranks import Ranks
 from rdprune.recovery import Write
+from rdprune.stacking import Stacker
 from rdprune.store import Shelf, Store, run_signature
 from rdprune.tabling import Findings
 from rdprune_core import __version__
@@ -59,6 +60,8 @@ class Sweep:
         Whether the other layers are dense, so that a layer that keeps all changes nothing.
     ranks : Ranks, optional
         Share the work.
+    stacker : Stacker, optional
+        Measures several options in one pass where that is sooner; only where nothing is repaired.
     """
 
     runner: Runner
@@ -70,6 +73,7 @@ class Sweep:
     fewest: int = FEWEST
     dense: bool = True
     ranks: Ranks | None = None
+    stacker: Stacker | None = None
 
     def measure(self, findings: Findings, wanted: Wanted, progress: bool) -> None:
         """Measure options and add them to the findings; `progress` shows a bar."""
@@ -191,7 +195,8 @@ class Sweep:
         self, layer: Prunable, write: Write, options: list[Option]
     ) -> Iterator[tuple[Option, Measurement]]:
         """Measure options of a layer, each with a pass of its own."""
-        made = self.masks(layer, layer.parameter.detach().clone())
+        dense = layer.parameter.detach().clone()
+        made = self.masks(layer, dense)
 
         def run(runner: Runner, option: Option) -> Measurement:
             write(made(option))
@@ -212,6 +217,8 @@ class Sweep:
             if self.prefix.agrees(layer, measurement):
                 runner = self.prefix.reusing
             yield probe, measurement
+        if self.stacker is not None:
+            yield from self.stacker.measured(layer, dense, made, runner, run, options)
         for option in options:
             measured = self._look_up(layer, option)
             if measured is None:

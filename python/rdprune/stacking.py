@@ -1,0 +1,207 @@
+"""Several options of one layer in one pass: copies of a small batch, each pruned differently.
+
+A pass over a few samples takes little longer over a few times as many. So a batch is repeated, and
+the operation that takes the measured layer's weight runs once for each copy, with the weight of
+that copy's option; everything else runs once for all. Whether that gives the same numbers is not
+proved but tried, for each layer: an option that a pass of its own has measured must have the same
+bits in every place of a stack of itself alone, and in a stack with others. The clock has a say, too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from rdprune.batches import REFUSALS, Runner, device_of
+from rdprune.distortion import Measurement, Reference
+from rdprune.layers import Prunable
+from rdprune.options import Option
+from rdprune.prefix import Prefix
+
+ROWS: Final = {"cpu": 32, "cuda": 256}
+"""Samples in a stack, at most: beyond, a pass over more takes as much longer."""
+MOST: Final = 8
+"""Options in a stack, at most."""
+FEWEST: Final = 3
+"""Stacks that a layer's options must fill: one is spent on checks."""
+WORTH: Final = 0.9
+"""Part of a pass that an option must not take more of in a stack."""
+
+Run = Callable[[Runner, Option], Measurement]
+
+
+@dataclass(slots=True)
+class Stacker:
+    """Measures stacks of options of a layer whose other layers need no repair.
+
+    Attributes
+    ----------
+    reference : Reference
+    prefix : Prefix
+        Its records are repeated as the batches are.
+    worth : float
+        `WORTH`; infinite where the clock is not asked.
+    """
+
+    reference: Reference
+    prefix: Prefix
+    worth: float = WORTH
+    _rows: list[int] = field(init=False)
+    _size: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._rows = [len(output) for output in self.reference.outputs]
+        device = device_of(self.prefix.plain.model).type
+        self._size = min(MOST, ROWS.get(device, ROWS["cuda"]) // max(self._rows))
+
+    def measured(
+        self,
+        layer: Prunable,
+        dense: Tensor,
+        made: Callable[[Option], Tensor],
+        runner: Runner,
+        run: Run,
+        options: list[Option],
+    ) -> Iterator[tuple[Option, Measurement]]:
+        """Measure options in stacks while this gives the same numbers sooner.
+
+        Parameters
+        ----------
+        layer : Prunable
+        dense : torch.Tensor
+            A copy of its dense weight.
+        made : callable
+            Makes the mask of an option.
+        runner : Runner
+            What a pass of one option runs with.
+        run : callable
+            Measures one option with a pass of its own.
+        options : list of Option
+            Those yielded are removed; what is left is for passes of their own.
+        """
+        size = self._size
+        if size < 2 or len(options) < FEWEST * size or not self.prefix.steady:
+            return
+        probe = options.pop(0)
+        began = time.perf_counter()
+        alone = run(runner, probe)
+        seconds = time.perf_counter() - began
+        yield probe, alone
+        batches = [_repeated(b, n, size) for b, n in zip(runner.batches, self._rows, strict=True)]
+        many = replace(runner, batches=tuple(batches))
+
+        def stacked(chosen: Sequence[Option]) -> list[Measurement]:
+            weights = [dense.masked_fill(~made(option), 0) for option in chosen]
+            return self._pass(layer.parameter, weights, many)
+
+        try:
+            began = time.perf_counter()
+            if not all(alone.same_bits(found) for found in stacked([probe] * size)):
+                return
+            taken = time.perf_counter() - began
+            if taken > self.worth * size * seconds:
+                return
+            most = size - 1
+            *found, checked = stacked([*options[:most], probe])
+            if not alone.same_bits(checked):
+                return
+            yield from zip(options[:most], found, strict=True)
+            del options[:most]
+            while len(options) * seconds > taken:
+                stack = options[:size]
+                padded = [*stack, *[probe] * (size - len(stack))]
+                yield from zip(stack, stacked(padded), strict=False)
+                del options[:size]
+        except (*REFUSALS, RuntimeError):
+            return
+
+    def _pass(
+        self, parameter: Tensor, weights: Sequence[Tensor], runner: Runner
+    ) -> list[Measurement]:
+        """Run the stacked batches once, and measure each copy's outputs."""
+        mode = _Fan(parameter, weights)
+
+        def on_batch(index: int) -> None:
+            mode.rows = self._rows[index] * len(weights)
+            if runner.on_batch is not None:
+                runner.on_batch(index)
+
+        outputs: list[list[Tensor]] = [[] for _ in weights]
+        with self.prefix.repeating(len(weights)), mode:
+            for output in replace(runner, on_batch=on_batch).outputs():
+                for copy, part in zip(outputs, output.chunk(len(weights)), strict=True):
+                    copy.append(part)
+        if not mode.used:
+            raise _UnstackableError
+        return [self.reference.measure(copy) for copy in outputs]
+
+
+class _UnstackableError(RuntimeError):
+    """The weight is used in a way that cannot be told apart by copies."""
+
+
+class _Fan(TorchFunctionMode):
+    """Runs what takes the weight once for each copy, with that copy's weight."""
+
+    def __init__(self, parameter: Tensor, weights: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.rows = 0
+        self.used = False
+        self._parameter, self._weights = parameter, weights
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        leaves = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if not any(leaf is self._parameter for leaf in leaves):
+            return func(*args, **kwargs)
+        if not any(self._stacked(leaf) for leaf in leaves):
+            result = func(*args, **kwargs)
+            if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
+                raise _UnstackableError  # what is made of the weight alone would be every copy's
+            return result
+        self.used = True
+        parts = []
+        for copy, weight in enumerate(self._weights):
+
+            def own(leaf: Any, copy: int = copy, weight: Tensor = weight) -> Any:
+                if leaf is self._parameter:
+                    return weight
+                return leaf.chunk(len(self._weights))[copy] if self._stacked(leaf) else leaf
+
+            part_args, part_kwargs = tree_map(own, (args, kwargs))
+            parts.append(func(*part_args, **part_kwargs))
+        if not all(isinstance(part, Tensor) and part.ndim for part in parts):
+            raise _UnstackableError
+        return torch.cat(parts)
+
+    def _stacked(self, leaf: Any) -> bool:
+        """Whether a tensor has the copies' rows one after the other."""
+        return (
+            isinstance(leaf, Tensor)
+            and not isinstance(leaf, torch.nn.Parameter)
+            and leaf.ndim > 0
+            and len(leaf) > 0
+            and len(leaf) % self.rows == 0
+        )
+
+
+def _repeated(value: Any, rows: int, copies: int) -> Any:
+    """Repeat a batch: its tensors of one row a sample, nested in dicts, tuples and lists."""
+    if isinstance(value, Tensor):
+        return torch.cat([value] * copies) if value.ndim and len(value) == rows else value
+    if isinstance(value, Mapping):
+        return {key: _repeated(item, rows, copies) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_repeated(item, rows, copies) for item in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(_repeated(item, rows, copies) for item in value)
+    return value

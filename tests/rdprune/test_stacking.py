@@ -1,0 +1,134 @@
+"""Several options in one pass, against a pass for each, bit for bit."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from architectures import TINY, make
+from rdprune import stacking
+from rdprune.demo.network import ResNet
+from rdprune.measuring import measure
+
+LEVELS = tuple(np.linspace(0, 1, 27))
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """Count the passes of stacks, which are made whatever the clock says."""
+    counted = []
+    one = stacking.Stacker._pass
+
+    def count(self, parameter, weights, runner):
+        found = one(self, parameter, weights, runner)
+        counted.append(len(weights))
+        return found
+
+    monkeypatch.setattr(stacking.Stacker, "_pass", count)
+    monkeypatch.setattr(stacking.Stacker.__init__, "__defaults__", (math.inf,))
+    monkeypatch.setattr(stacking, "ROWS", {"cpu": 64, "cuda": 64})
+    return counted
+
+
+def _batches(*shape: int, sizes: tuple[int, ...]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn((size, *shape), generator=generator) for size in sizes]
+
+
+def _same(model, batches, **options):
+    """Measure with stacks and by the plain loop; every number must be the same."""
+    options = {"levels": LEVELS, "progress": False, **options}
+    plain = measure(model, batches, reuse=False, **options)
+    stacked = measure(model, batches, **options)
+    assert stacked.metadata == plain.metadata
+    for rows, others in (
+        (plain.distortion, stacked.distortion),
+        (plain.responses, stacked.responses),
+    ):
+        assert all(a.tobytes() == b.tobytes() for a, b in zip(rows, others, strict=True))
+    assert any(row[-1] > 0 for row in plain.distortion)
+
+
+def test_a_residual_network(passes):
+    """Batches of two sizes, functional shortcuts: eight options a pass, the same numbers."""
+    torch.manual_seed(0)
+    model = ResNet(8, stride=2).eval()
+    _same(model, _batches(3, 16, 16, sizes=(8, 4)))
+    assert passes
+    assert set(passes) == {8}
+
+
+def test_fewer_passes(passes):
+    """27 options: one alone to check the records, one for the stacks, and 25 in four of them."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 64), nn.ReLU(), nn.Linear(64, 64)).eval()
+    options = {"layers": ["2.weight"], "levels": np.linspace(0, 1, 28)}
+    _same(model, _batches(6, sizes=(8,)), **options)
+    assert passes == [8] * 5  # the first is the check's
+
+
+@pytest.mark.parametrize("name", [name for name in TINY if name not in ("compiled", "autocast")])
+def test_other_networks(name, passes):
+    """Whatever a network does with its weights, the numbers are those of the plain loop."""
+    case = make(name)
+    _same(case.model, case.batches, forward=case.forward, **(case.arguments or {}))
+
+
+class Coupled(nn.Module):
+    """Its samples are not independent: each sees the mean of all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Subtract the batch's mean."""
+        hidden = self.first(x)
+        return self.second(torch.relu(hidden - hidden.mean(0)))
+
+
+class Derived(nn.Module):
+    """Its layer's weight is made from a parameter in every pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Standardise the weight first."""
+        weight = self.linear.weight
+        return nn.functional.linear(x, weight - weight.mean(), self.linear.bias)
+
+
+@pytest.mark.parametrize("kind", [Coupled, Derived])
+def test_what_copies_cannot_do_alone_is_left(kind, passes):
+    """Samples that see each other, and weights that are derived, are measured one by one."""
+    torch.manual_seed(0)
+    _same(kind().eval(), _batches(6, sizes=(8,)), layers=None)
+    if kind is Derived:
+        assert passes == []
+    else:
+        # The first layer's check fails; the second's copies do not see each other.
+        assert len(passes) <= 1 + 3
+
+
+def test_the_clock_decides(passes, monkeypatch):
+    """Stacks that are not sooner end after the first."""
+    monkeypatch.setattr(stacking.Stacker.__init__, "__defaults__", (0.0,))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
+    _same(model, _batches(6, sizes=(8,)), layers=["2.weight"])
+    assert passes == [8]
+
+
+@pytest.mark.parametrize("options", [{"recovery": "bias"}, {"reuse": False}])
+def test_only_where_nothing_is_repaired(options, passes):
+    """Repairs look at all samples, and the plain loop stays plain."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
+    measure(model, _batches(6, sizes=(8,)), levels=LEVELS, progress=False, **options)
+    assert passes == []
