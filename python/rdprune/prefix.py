@@ -12,7 +12,7 @@ import functools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from torch.nn.modules import module as torch_module
 from rdprune.batches import EnoughError, Runner, preserved
 from rdprune.distortion import Measurement, Reference, same_outputs
 from rdprune.layers import Prunable
+from rdprune.plans import Plan, Step, plan_of
 from rdprune.records import Record
 from rdprune.tracing import NEVER, BatchTrace, Call, patched, trace
 
@@ -80,9 +81,9 @@ class Prefix:
         self._recording = replace(runner, on_batch=self._record)
         self._held: dict[int, dict[Call, Record]] = {}
         self._firsts: dict[int, int] = {}
-        self._plans: dict[int, _Plan] = {}
-        self._current: _Plan | None = None
-        self._steps: Sequence[_Step] = ()
+        self._plans: dict[int, Plan] = {}
+        self._current: Plan | None = None
+        self._steps: Sequence[Step] = ()
         self._next = 0
         self._taken: dict[Call, Record] = {}
         self._warned = False
@@ -102,7 +103,7 @@ class Prefix:
         self._batches = found.batches
         total = sum(batch.seconds for batch in found.batches)
         for name in layers:
-            saved = sum(_plan(batch, name).seconds for batch in found.batches)
+            saved = sum(plan_of(batch, name).seconds for batch in found.batches)
             self.shares[name] = min(1.0, max(0.0, 1 - saved / total))
         self._stateful = found.stateful
         if not found.stateful:
@@ -149,7 +150,7 @@ class Prefix:
             Whether `reusing` can be used for this layer, once it `agrees`. False where nothing
             can be reused, or where the dense network does not give the reference, which warns.
         """
-        plans = [_plan(batch, layer.name) for batch in self._batches]
+        plans = [plan_of(batch, layer.name) for batch in self._batches]
         room = self._memory
         self._plans = {}
         for index, plan in enumerate(plans):
@@ -241,7 +242,7 @@ class Prefix:
         if index in self._plans:
             held = self._held[index]
             calls = self._plans[index].calls
-            self._steps = [_Step(call, held.get(call)) for call in calls]
+            self._steps = [Step(call, held.get(call)) for call in calls]
 
     def _record(self, index: int) -> None:
         self._settle()
@@ -255,7 +256,7 @@ class Prefix:
         self._make_room(index, plan.nbytes)
         held = self._held.setdefault(index, {})
         self._current, self._taken = replace(plan, index=index), {}
-        steps: list[_Step] = []
+        steps: list[Step] = []
 
         def visit(calls: Sequence[Call], within: bool) -> None:
             for call in calls:
@@ -264,7 +265,7 @@ class Prefix:
                 keep = call in plan.replaced
                 # Outside of what will be replaced a record may hide modules to be recorded.
                 record = held.get(call) if keep or within else None
-                steps.append(_Step(call, record, keep))
+                steps.append(Step(call, record, keep))
                 if record is None:
                     visit(call.children, within or keep)
 
@@ -317,78 +318,6 @@ class Prefix:
         if not self._warned:
             warnings.warn(f"prefix reuse: {text}", RuntimeWarning, stacklevel=2)
         self._warned = True
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What to do in one batch before a layer's weight is used.
-
-    Attributes
-    ----------
-    first : int
-        When the weight is used first.
-    calls : tuple of Call
-        Those that begin before, in order, less what is inside of replaced ones.
-    replaced, needed : frozenset of Call
-        Those that give their records, and of them those whose output is looked at.
-    nbytes : int
-        Of the records.
-    seconds : float
-        What the replaced ones took.
-    """
-
-    first: int
-    calls: tuple[Call, ...]
-    replaced: frozenset[Call]
-    needed: frozenset[Call]
-    nbytes: int
-    seconds: float
-    index: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    call: Call
-    record: Record | None
-    keep: bool = False
-
-
-def _plan(batch: BatchTrace, name: str) -> _Plan:
-    first = batch.first_use.get(name, NEVER)
-    calls: list[Call] = []
-    replaced: set[Call] = set()
-
-    def visit(found: Sequence[Call]) -> None:
-        for call in found:
-            if call.begin > first:
-                return
-            calls.append(call)
-            if call.end < first and call.replaceable:
-                replaced.add(call)
-            else:
-                visit(call.children)
-
-    visit(batch.calls)
-    needed = frozenset(
-        call for call in replaced if any(not _inside(reader, replaced) for reader in call.readers)
-    )
-    return _Plan(
-        first,
-        tuple(calls),
-        frozenset(replaced),
-        needed,
-        sum(call.nbytes for call in needed),
-        sum(call.seconds for call in replaced),
-    )
-
-
-def _inside(call: Call | None, calls: set[Call]) -> bool:
-    """Whether a call is one of the calls or was made in one of them."""
-    while call is not None:
-        if call in calls:
-            return True
-        call = call.parent
-    return False
 
 
 def _obstacle(model: nn.Module) -> str:

@@ -4,7 +4,7 @@ A pass over a few samples takes little longer over a few times as many. So a bat
 the operation that takes the measured layer's weight runs once for each copy, with the weight of
 that copy's option; everything else runs once for all. Whether that gives the same numbers is not
 proved but tried, for each layer: an option that a pass of its own has measured must have the same
-bits in every place of a stack of itself alone, and in a stack with others. The clock has a say, too.
+bits in every place of a stack of itself alone, and in a stack with others. The clock has a say.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class Stacker:
                 return
             yield from zip(options[:most], found, strict=True)
             del options[:most]
-            while len(options) * seconds > taken:
+            while len(options) * seconds * self.worth > taken:
                 stack = options[:size]
                 padded = [*stack, *[probe] * (size - len(stack))]
                 yield from zip(stack, stacked(padded), strict=False)
