@@ -273,6 +273,8 @@ def sign(runner: Runner, reference: Reference, *, distortion: str, recovery: str
     # The same outputs a little smaller: what a callable makes of them tells it from others.
     probe = reference.measure(output * 0.875 for output in reference.outputs)
     found = [*reference.outputs, torch.from_numpy(probe.errors)]
+    if probe.response is not None:
+        found.append(torch.from_numpy(probe.response))
     digest = run_signature(runner.model, runner.batches, found, runner.forward, settings)
     about = {**settings, "model": signature(runner.model), "rdprune": __version__}
     return Signature(digest, about)

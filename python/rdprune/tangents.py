@@ -1,12 +1,14 @@
-"""Distortions as quadratic forms: linear maps of output changes whose squares are the errors.
+"""Distortions as quadratic forms: maps of output changes whose squares are the errors.
 
-Small changes dz of outputs z are mapped to s(dz) so that the mean of |s(dz)|² is the distortion,
-to second order; responses so mapped add up as the outputs do. At every position, C classes:
+Changes dz of outputs z are mapped to s(dz) so that the mean of |s(dz)|² is the distortion; for
+small changes s is linear, so that responses add up as the outputs do. At every position, C classes:
 
-- mean square: s = dz;
-- standardised: s = (dz - mean(dz) - z' mean(z' dz)) / deviation, z' being the standardised z;
-- KL(softmax(z / T) | softmax((z + dz) / T)): |s|² = 1/2 Var_p(dz) / T², p the dense softmax;
-- cosine: |s|² = 1/2 |dz across z|² / |z|²;
+- mean square: s = dz, exact;
+- standardised: s = the change of the standardised z, exact. (Its tangent at z would not see that
+  the output is lost: dz = -z is along z.)
+- cosine: s = the change of z / |z|, |s|² = 1/2 of its square, exact where no output is zero;
+- KL(softmax(z / T) | softmax((z + dz) / T)): |s|² = 1/2 Var_p(dz) / T² to second order, p the dense
+  softmax;
 - cross-entropy on a label y: g dz + 1/2 Var_p(dz), with the gradient g = p - y. Its Hessian is the
   Gauss-Newton and Fisher matrix in the logits (Martens 2020, *New Insights and Perspectives on the
   Natural Gradient Method*), g lies in its range, so the form is |e0 + s(dz)|² - |e0|², the square
@@ -32,7 +34,7 @@ def tangent(
     labels: Tensor | None = None,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """Map an output difference linearly so that its mean square is the error, to second order.
+    """Map an output difference so that its mean square is the error, at least to second order.
 
     Parameters
     ----------
@@ -56,14 +58,9 @@ def tangent(
     if criterion.error == "mse":
         across = dz
     elif criterion.error == "nmse":
-        unit, deviation = standardised(z)
-        across = dz - dz.mean(-1, keepdim=True) - unit * (unit * dz).mean(-1, keepdim=True)
-        across = torch.where(deviation > 0, across / deviation, 0.0)
+        across = standardised(z + dz)[0] - standardised(z)[0]
     elif criterion.error == "cosine":
-        length = z.norm(dim=-1, keepdim=True)
-        unit = torch.where(length > 0, z / length, 0.0)
-        across = dz - (unit * dz).sum(-1, keepdim=True) * unit
-        across = torch.where(length > 0, across / length, 0.0) * math.sqrt(z.shape[-1] / 2)
+        across = (_unit(z + dz) - _unit(z)) * math.sqrt(z.shape[-1] / 2)
     else:
         p = torch.softmax(z / _temperature(criterion), dim=-1)
         across = p.sqrt() * (dz - (p * dz).sum(-1, keepdim=True)) / _temperature(criterion)
@@ -110,6 +107,12 @@ def completion(
     e0 = roots.scatter_add(-1, at, -1 / roots.gather(-1, at)) * math.sqrt(z.shape[-1] / 2)
     shares = criterion.shares(z, labels, weights)
     return e0 if shares is None else torch.where(shares[..., None] > 0, e0 * _roots(shares), 0.0)
+
+
+def _unit(z: Tensor) -> Tensor:
+    """Scale to length 1 along the last dimension; zero stays zero."""
+    length = z.norm(dim=-1, keepdim=True)
+    return torch.where(length > 0, z / length, 0.0)
 
 
 def _roots(shares: Tensor) -> Tensor:

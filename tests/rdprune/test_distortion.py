@@ -120,6 +120,25 @@ def test_responses_estimate_the_distortion(kind, shape):
     assert square == pytest.approx(measured.distortion, rel=5e-3)
 
 
+@pytest.mark.parametrize("kind", ["mse", "nmse", "cosine"])
+def test_some_responses_are_exact(kind):
+    """Large changes, too: an output that shrinks costs nothing, one that turns round most."""
+    dense = _outputs(0, ((3, 4),))
+    reference = Reference(dense, distortion=kind, projection=1000)
+    for other in (_outputs(1, ((3, 4),)), [-dense[0]], [0.1 * dense[0] + 3]):
+        measured = reference.measure(other)
+        square = np.mean(measured.response.astype(float) ** 2)
+        assert square == pytest.approx(measured.distortion, rel=1e-5, abs=1e-10)
+
+
+def test_a_constant_output_is_seen():
+    """Standardised logits of a network that says nothing are all lost, and so is the response."""
+    dense = _outputs(0, ((3, 4),))
+    measured = Reference(dense, distortion="nmse", projection=1000).measure([0 * dense[0]])
+    assert measured.distortion == pytest.approx(1)
+    assert np.mean(measured.response.astype(float) ** 2) == pytest.approx(1)
+
+
 def _labelled(kind, shape, scale):
     """A dense output with confident and mistaken positions, labels, weights, and a change."""
     generator = torch.Generator().manual_seed(2)
