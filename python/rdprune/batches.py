@@ -253,7 +253,8 @@ class Runner:
         Yields
         ------
         torch.Tensor
-            Output on one batch: float32 on the CPU, shape (n, ...) for n samples.
+            Output on one batch, on the CPU, shape (n, ...) for n samples: float64 if the model's
+            is, else float32.
 
         Raises
         ------
@@ -262,7 +263,8 @@ class Runner:
             not one row a sample.
         """
         for output in self.live_outputs():
-            yield output.detach().to("cpu", torch.float32)
+            wide = output.dtype == torch.float64
+            yield output.detach().to("cpu", torch.float64 if wide else torch.float32)
 
     def live_outputs(self) -> Iterator[Tensor]:
         """Like `outputs`, but where and as the model returns them, with their graph."""

@@ -17,7 +17,10 @@ from torch.nn import functional as F
 from rdprune.reductions import Reduction, is_reduction, joined
 
 SampleErrors = Callable[[Tensor, Tensor], Tensor]
-"""``errors(dense_output, output)``, both float32 of shape (n, ...), returns n errors."""
+"""``errors(dense_output, output)``, both of shape (n, ...), returns n errors.
+
+float32, or float64 where the model's output is.
+"""
 
 IGNORED = -100  # label of what has none, as in torch
 KINDS = (
@@ -87,7 +90,7 @@ class Criterion:
         Parameters
         ----------
         dense, output : torch.Tensor
-            float32, shape (n, ...).
+            float32 or float64, shape (n, ...).
         labels : torch.Tensor, optional
             int64, the right classes, for ``"loss"``.
         weights : torch.Tensor, optional

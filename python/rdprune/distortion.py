@@ -76,7 +76,7 @@ class Reference:
     Parameters
     ----------
     outputs : iterable of torch.Tensor
-        One a batch, float32, shape (n, ...).
+        One a batch, float32 or float64, shape (n, ...).
     distortion : str or callable
         See `criteria.parse`.
     projection : int

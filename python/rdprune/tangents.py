@@ -40,7 +40,7 @@ def tangent(
     ----------
     criterion : Criterion
     dense, difference : torch.Tensor
-        float32 and float64, shape (n, ...).
+        float32 or float64, and float64, shape (n, ...).
     labels, weights : torch.Tensor, optional
         As for `Criterion.errors`.
 

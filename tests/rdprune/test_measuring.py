@@ -319,6 +319,17 @@ def _masked():
     return model
 
 
+def test_float64_outputs_are_compared_in_float64():
+    """A change far below float32's rounding of the output is measured."""
+    model = nn.Linear(2, 1).double()
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1e-9, 1.0]]))
+        model.bias.fill_(1)
+    batches = [torch.ones(4, 2, dtype=torch.float64)]
+    table = measure(model, batches, levels=[0.5], progress=False)
+    assert table.distortion[0][1] == pytest.approx(1e-18, rel=1e-6)
+
+
 X = [torch.ones(4, 3)]
 BAD = [
     (Idle(), X, {}, "layer 'idle.weight' never runs on the batches"),
