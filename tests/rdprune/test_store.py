@@ -23,7 +23,7 @@ from rdprune_core import FileFormatError, RDTable
 
 LEVELS = 9
 SCRIPT = """
-import sys, time, torch, rdprune
+import os, random, signal, sys, time, torch, rdprune
 from torch import nn
 torch.set_num_threads(1)
 
@@ -36,8 +36,23 @@ torch.manual_seed(0)
 parts = nn.Linear(7, 9), nn.Tanh(), nn.Linear(9, 8), nn.Tanh(), nn.Linear(8, 6), Slow()
 model = nn.Sequential(*parts)
 data = [torch.randn(5, 7, generator=torch.Generator().manual_seed(1))]
-table = rdprune.measure(model, data, levels=9, store=sys.argv[1], progress=False)
-table.save(sys.argv[2])
+
+def run(store):
+    return rdprune.measure(model, data, levels=9, store=store, progress=False)
+
+dice = random.Random(7)
+kills = int(sys.argv[4])
+if kills:
+    run(None)  # here, so that the forks find all modules imported
+for _ in range(kills):
+    child = os.fork()
+    if child == 0:
+        run(sys.argv[1])
+        os._exit(0)
+    time.sleep(dice.uniform(0, 0.12))  # all of the rows take longer than all of these
+    os.kill(child, signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+run(sys.argv[1]).save(sys.argv[2])
 """
 
 
@@ -198,9 +213,9 @@ def test_the_first_row_stays(tmp_path):
         assert shelf.get("a", "o").distortion == 1.0
 
 
-def _run(*arguments, sleep="0.002"):
+def _run(*arguments, sleep="0.002", kills=0):
     return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, *map(str, arguments), sleep],
+        [sys.executable, "-c", SCRIPT, *map(str, arguments), sleep, str(kills)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
 
@@ -231,6 +246,13 @@ def test_killed_and_resumed(tmp_path, uninterrupted):
     assert reached < 24
     assert not output.exists()
     assert _run(run, output, sleep="0").wait(timeout=120) == 0
+    _same(RDTable.load(output), uninterrupted)
+
+
+def test_killed_twenty_times(tmp_path, uninterrupted):
+    """Killed at 20 random moments, the opening of the file among them: the same table."""
+    run, output = tmp_path / "run", tmp_path / "t.npz"
+    assert _run(run, output, sleep="0.1", kills=20).wait(timeout=240) == 0
     _same(RDTable.load(output), uninterrupted)
 
 
