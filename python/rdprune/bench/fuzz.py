@@ -62,20 +62,22 @@ def _instance(rng: Rng, dimensions: int) -> Call:
     tied = rng.random() < 0.3
     sizes = np.full(layers, rng.integers(1, 5)) if tied else rng.integers(1, 5, layers)
     options = int(sizes.sum())
-    costs: Any = {
+    draws: dict[str, Callable[[], Any]] = {
         "small": lambda: rng.integers(0, 8, (options, dimensions)),
         "even": lambda: 2 * rng.integers(0, 10**6, (options, dimensions)),
         "powers": lambda: 1 << rng.integers(0, 40, (options, dimensions)),
         "huge": lambda: rng.integers(0, 2**61 // layers, (options, dimensions)),
         "equal": lambda: np.full((options, dimensions), rng.integers(0, 9)),
-    }[str(rng.choice(["small", "even", "powers", "huge", "equal"]))]()
-    values: Any = {
+    }
+    costs = draws[str(rng.choice(["small", "even", "powers", "huge", "equal"]))]()
+    draws = {
         "few": lambda: rng.integers(-3, 4, options) * 1.0,
         "noise": lambda: rng.standard_normal(options),
         "wide": lambda: rng.standard_normal(options) * 10.0 ** rng.integers(-8, 1, options),
         "extreme": lambda: rng.standard_normal(options) * 10.0 ** rng.integers(-300, 300, options),
         "like costs": lambda: -1.0 * costs[:, 0],
-    }[str(rng.choice(["few", "noise", "wide", "extreme", "like costs"]))]()
+    }
+    values = draws[str(rng.choice(["few", "noise", "wide", "extreme", "like costs"]))]()
     allowed = (rng.random(options) < 0.85).astype(np.uint8)
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     allowed[offsets[:-1]] = 1
