@@ -68,6 +68,16 @@ private:
     };
 
     void work() {
+        try {
+            solveAll();
+        } catch (const Cancelled&) {
+        }
+        const std::lock_guard lock(mutex_);
+        if (--working_ == 0) done_.notify_one();
+    }
+
+    // Lets Cancelled through, which the workspace then does not delay.
+    void solveAll() {
         Workspace workspace;
         while (!failed_ && !stop_) {
             const std::size_t next = next_++;
@@ -75,7 +85,7 @@ private:
             try {
                 solutions_[next] = solveOne(next, workspace);
             } catch (const Cancelled&) {
-                break;
+                throw;
             } catch (const std::invalid_argument& error) {
                 fail(next, std::make_exception_ptr(std::invalid_argument(
                                "instance " + std::to_string(next) + ": " + error.what())));
@@ -83,8 +93,6 @@ private:
                 fail(next, std::current_exception());
             }
         }
-        const std::lock_guard lock(mutex_);
-        if (--working_ == 0) done_.notify_one();
     }
 
     Solution solveOne(std::size_t instance, Workspace& workspace) const {

@@ -9,6 +9,8 @@
 #include <type_traits>
 #include <utility>
 
+#include "release.h"
+
 namespace rdprune {
 
 template <typename T>
@@ -25,7 +27,7 @@ public:
         std::swap(capacity_, other.capacity_);
         return *this;
     }
-    ~Buffer() { std::free(data_); }
+    ~Buffer() { release(data_, capacity_ * sizeof(T)); }
 
     // Keeps what is there, uninitialised beyond.
     void reserve(std::size_t most) {

@@ -4,6 +4,8 @@
 #include <bit>
 #include <cmath>
 
+#include "select.h"
+
 namespace rdprune {
 
 namespace {
@@ -11,6 +13,7 @@ namespace {
 constexpr double infinity = std::numeric_limits<double>::infinity();
 
 constexpr std::size_t blockSteps = std::size_t{1} << 16;  // between two looks at the limits
+constexpr std::size_t stageSteps = std::size_t{1} << 10;  // that a stage costs besides its states
 
 // Merges two lists, dropping what is dominated. Without branches but for the loop's: which of two states
 // comes next is anybody's guess.
@@ -114,8 +117,9 @@ public:
         leastBound_ = bound_;
         bool thinned = false;
         try {
+            watch_.check();
             for (std::size_t t = 0; t < work_.stages.size(); ++t) {
-                watch_.check();
+                pause(stageSteps);
                 if (work_.states.size > effort.states) return stopped(thinned);
                 const std::size_t first = work_.lists.back();
                 collectActive(work_.stages[t]);
@@ -220,7 +224,9 @@ private:
         StateList& states = work_.states;
         require(merged.size * (stateBytes + listBytes));
         states.reserve(states.size + merged.size);
+        work_.bounds.clear();  // so that nothing is copied
         work_.bounds.resize(merged.size);
+        work_.reduced.clear();
         work_.reduced.resize(merged.size);
         if (merged.size == 0) return;
         const auto knots = work_.stages.relaxAfter(
@@ -260,18 +266,28 @@ private:
         leastBound_ = n > 0 ? least : bound_;
     }
 
+    // Of the last list: so many bounds are no larger.
+    double boundOfRank(std::size_t rank) {
+        work_.sorted.clear();
+        work_.sorted.resize(work_.bounds.size());
+        for (std::size_t i = 0; i < work_.sorted.size(); i += blockSteps) {
+            watch_.check();
+            std::copy_n(work_.bounds.data() + i, std::min(blockSteps, work_.sorted.size() - i),
+                        work_.sorted.data() + i);
+        }
+        return ofRank(work_.sorted, rank, blockSteps, [this] { watch_.check(); });
+    }
+
     // Keeps the `beam` states of least bound of the last list; true if others were dropped.
     bool keepBest(std::size_t beam) {
         const std::size_t first = work_.lists.back();
         const std::size_t size = work_.bounds.size();
         if (size <= beam) return false;
-        work_.sorted = work_.bounds;
-        watch_.poll();
-        const auto last = work_.sorted.begin() + static_cast<std::ptrdiff_t>(beam);
-        std::nth_element(work_.sorted.begin(), last, work_.sorted.end());
+        const double last = boundOfRank(beam);
         std::size_t kept = 0;
         for (std::size_t i = 0; i < size && kept < beam; ++i) {
-            if (work_.bounds[i] > *last) continue;
+            if (i % blockSteps == blockSteps - 1) watch_.check();
+            if (work_.bounds[i] > last) continue;
             work_.states.cost[first + kept] = work_.states.cost[first + i];
             work_.states.value[first + kept] = work_.states.value[first + i];
             work_.reduced[kept] = work_.reduced[i];

@@ -37,6 +37,7 @@
 #include <vector>
 
 #include "buffer.h"
+#include "release.h"
 #include "stages.h"
 #include "trace_back.h"
 #include "watch.h"
@@ -66,9 +67,9 @@ struct Workspace {
     std::vector<std::size_t> lists;  // where each begins
     StateList merged;
     std::vector<StateList> pool;
-    std::vector<double> bounds;   // of the states of the last list
-    std::vector<double> reduced;  // of the states of the last list
-    std::vector<double> sorted;
+    LargeVector<double> bounds;   // of the states of the last list
+    LargeVector<double> reduced;  // of the states of the last list
+    LargeVector<double> sorted;
     std::vector<std::size_t> active;  // options of a stage that are still of use
     std::size_t held = 0;             // bytes, about, of the search that used most
 

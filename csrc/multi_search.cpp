@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "multipliers.h"
+#include "release.h"
 #include "trace_back.h"
 
 namespace rdprune {
@@ -29,9 +30,9 @@ struct Stage {
 };
 
 struct States {
-    std::vector<Cost> cost;  // states x dimensions, rows ascending
-    std::vector<Value> value;
-    std::vector<double> reduced;
+    LargeVector<Cost> cost;  // states x dimensions, rows ascending
+    LargeVector<Value> value;
+    LargeVector<double> reduced;
 
     [[nodiscard]] std::size_t size() const { return value.size(); }
 };
@@ -221,7 +222,7 @@ double leastGap(const Search& search, const LagrangianBase& base, std::size_t st
 
 // All states one stage on that stay within the gap, in no order.
 States expand(Search& search, const LagrangianBase& base, std::size_t t, const States& before,
-              std::vector<double>& gaps) {
+              LargeVector<double>& gaps) {
     const std::size_t dimensions = search.dimensions;
     const Stage& stage = search.stages[t];
     States after;
@@ -283,7 +284,7 @@ private:
 };
 
 // Sorts the states and drops the dominated ones and, with a beam, all but the most promising.
-States thinOut(const Search& search, const States& states, const std::vector<double>& gaps,
+States thinOut(const Search& search, const States& states, const LargeVector<double>& gaps,
                std::size_t beam) {
     const std::size_t dimensions = search.dimensions;
     const std::size_t before = states.size() * search.growingBytes();
@@ -291,7 +292,7 @@ States thinOut(const Search& search, const States& states, const std::vector<dou
     const auto look = [&](std::size_t kept) {
         if (++steps % stepsBetween == 0) search.check(before + kept * search.keptBytes());
     };
-    std::vector<std::size_t> order(states.size());
+    LargeVector<std::size_t> order(states.size());
     std::iota(order.begin(), order.end(), std::size_t{0});
     if (beam > 0 && order.size() > beam) {
         std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
@@ -332,7 +333,7 @@ std::size_t bestState(const States& states) {
 // The search itself; throws LimitReached.
 void searchStages(Search& search, const LagrangianBase& base, std::size_t beam,
                   std::vector<States>& lists, std::size_t& found) {
-    std::vector<double> gaps;
+    LargeVector<double> gaps;
     for (std::size_t t = 0; t < search.stages.size(); ++t) {
         search.check(0);
         const States states = expand(search, base, t, lists[t], gaps);

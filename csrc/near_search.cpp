@@ -205,7 +205,9 @@ void Search::coverKnots(std::size_t stage) {
 // The merged states that may still end at or below the target; with a beam, the best of them.
 NearList Search::keepPromising(const NearList& merged) {
     using Kept = std::pair<double, std::size_t>;  // bound, state
-    std::vector<Kept> kept;
+    LargeVector<Kept> kept;
+    const bool few = effort_.beam <= merged.size() / 4;
+    kept.reserve(few ? 4 * effort_.beam + 1 : merged.size());
     const auto keepBest = [&] {
         if (kept.size() <= effort_.beam) return;
         const auto last = kept.begin() + static_cast<std::ptrdiff_t>(effort_.beam);

@@ -17,15 +17,16 @@
 #include <vector>
 
 #include "problem.h"
+#include "release.h"
 #include "watch.h"
 
 namespace rdprune {
 
 // Rows ascend by cost, then by value; all are different.
 struct NearList {
-    std::vector<Cost> cost;
-    std::vector<Value> value;
-    std::vector<std::uint32_t> ways;  // up to k
+    LargeVector<Cost> cost;
+    LargeVector<Value> value;
+    LargeVector<std::uint32_t> ways;  // up to k
     std::size_t peak = 0;             // rows written since the search began
 
     [[nodiscard]] std::size_t size() const { return cost.size(); }

@@ -299,8 +299,15 @@ def explain(
         bounds = " and ".join(f"{name} <= {amount:,}" for name, amount in budget.items())
         text = f"budgets {bounds} can each be met alone, but not together"
     if constraints.reasons:
-        rises = _rises(table, (beyond or names)[0], constraints)
-        order = sorted(constraints.reasons, key=lambda name: -rises[name])
+        rises = [_rises(table, name, constraints) for name in beyond or names]
+        # A share of the budget makes several costs comparable; the layer that rises most binds.
+        scales = [max(budget[name], 1) for name in beyond or names]
+        order = sorted(
+            constraints.reasons,
+            key=lambda layer: (
+                -max(r[layer] / scale for r, scale in zip(rises, scales, strict=True))
+            ),
+        )
         shown = [f"{name!r}: {' and '.join(constraints.reasons[name])}" for name in order]
         more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
         text += f" (constrained: {'; '.join(shown[:5])}{more})"
@@ -308,11 +315,18 @@ def explain(
 
 
 def _rises(table: RDTable, cost: str, constraints: Constraints) -> dict[str, int]:
-    """By how much its constraints raise the least cost of each constrained layer."""
+    """By how much its constraints, ties included, raise the least cost of a layer or its group."""
+    groups = constraints.groups.tolist()
+    free = dict.fromkeys(groups, 0)  # least cost without constraints
+    rows: dict[int, NDArray[np.int64]] = {}
+    for layer, group in enumerate(groups):
+        costs = table.costs[cost][layer]
+        free[group] += int(costs.min())
+        rows[group] = rows.get(group, 0) + costs
     found = {}
     for name in constraints.reasons:
         layer = table.layer(name)
-        costs = table.costs[cost][layer]
         allowed = constraints.allowed[slice(*table.offsets[layer : layer + 2])].astype(bool)
-        found[name] = int(costs[allowed].min() - costs.min())
+        group = groups[layer]
+        found[name] = int(rows[group][allowed].min()) - free[group]
     return found

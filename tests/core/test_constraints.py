@@ -335,3 +335,23 @@ def test_the_constraint_that_costs_most_is_named_first() -> None:
         InfeasibleBudgetError, match=r"constrained: 'layer6': the floor params >= 10"
     ):
         allocate(table, 5, floors=floors)
+
+
+def test_a_tie_that_raises_the_least_cost_is_named_first() -> None:
+    """Alone, neither tied layer costs more than without the tie; together they do."""
+    rows = [[10, 0], [0, 10], *[[10, 0]] * 6]
+    table = RDTable.from_arrays(rows, [[0, 1]] * 8)
+    floors = {f"layer{i}": 0 for i in range(2, 8)}
+    with pytest.raises(
+        InfeasibleBudgetError, match=r"constrained: 'layer0': the tie with 'layer1'"
+    ):
+        allocate(table, 5, floors=floors, tied=[["layer0", "layer1"]])
+
+
+def test_the_constraint_that_binds_the_cost_out_of_reach_is_named_first() -> None:
+    """Costs of different size: what counts is the share of the budget."""
+    costs = {"params": [[1000, 0]] * 7, "macs": [[10, 0]] * 7}
+    table = RDTable.from_arrays(costs, [[0, 1]] * 7)
+    floors = {f"layer{i}": {"params": 0} for i in range(6)} | {"layer6": {"macs": 10}}
+    with pytest.raises(InfeasibleBudgetError, match=r"constrained: 'layer6': the floor macs >= 10"):
+        allocate(table, {"params": 5000, "macs": 5}, floors=floors)

@@ -101,6 +101,30 @@ def solver(
     emit(json, sections.payload(results), lambda _: None)
 
 
+@app.command(epilog="\b\nExample:\n  rdprune bench fuzz --seconds 600 --seed 1")
+def fuzz(
+    seconds: Annotated[float, typer.Option(min=0, help="No case begins later.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Of all cases.")] = 0,
+    json: Json = None,
+) -> None:
+    """Call the compiled core with random arrays, sound and malformed; fail on a wrong answer."""
+    from rdprune.bench import fuzz as bench
+
+    check_folders(json)
+    report = bench.run(seed, seconds=seconds)
+    emit(
+        json,
+        {
+            "cases": dict(report.cases),
+            "refused": report.refused,
+            "findings": report.findings,
+        },
+        lambda out: out.print(bench.show(report), soft_wrap=True),
+    )
+    if report.findings:
+        raise typer.Exit(1)
+
+
 @app.command(
     epilog="\b\nExample:\n  rdprune bench joint --seeds 20\n"
     "  rdprune bench joint --no-shape --table table.npz"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated
 
@@ -16,8 +17,9 @@ def example(*lines: str) -> str:
 def fraction(text: str) -> float:
     """Return a fraction that is written as one, or in per cent."""
     try:
-        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
-    except ValueError:
+        # In decimals: 0.9 / 100 is not the double that 0.009 is.
+        return float(Decimal(text[:-1]).scaleb(-2)) if text.endswith("%") else float(text)
+    except (ValueError, InvalidOperation):
         raise typer.BadParameter(f"{text!r} is not a fraction such as 0.8 or 80%") from None
 
 
