@@ -155,6 +155,10 @@ class Trial:
         with saved_weights([weight]):
             yield lambda mask: write_masked(weight, self._dense[name], mask)
 
+    def settle(self) -> None:
+        """Prune and repair the network now, for others who run the same model."""
+        self._apply()
+
     def _apply(self) -> None:
         """Prune and repair the network as was asked for."""
         if self._now == self._wanted:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from rdprune.bench import search as bench
 from rdprune.bench.evolution import evolve, mutated
 from rdprune.cli import app
+from rdprune.layers import prunable
 
 
 def test_a_swap_keeps_the_budget():
@@ -24,6 +25,24 @@ def test_a_swap_keeps_the_budget():
     assert all((child >= 0).all() and (child <= sizes).all() for child in children)
     assert len({tuple(child) for child in children}) > 20
     assert parent.tolist() == [5, 3, 2990]
+
+
+@pytest.mark.parametrize("recovery", ["none", "batchnorm"])
+def test_a_look_is_of_the_network_that_is_asked_for(network, batches, recovery):
+    """Looks without scores between them are of their own allocations, on the first samples."""
+    layers = prunable(network)
+    dense = {name: layer.parameter.numel() for name, layer in layers.items()}
+    half = {name: size // 2 for name, size in dense.items()}
+    few = [(x[:4], y[:4]) for x, y in batches[:1]]
+    with (
+        bench._network(network, layers, batches, recovery) as whole,
+        bench._network(network, layers, few, "none") as some,  # in the state of `whole`
+    ):
+        judge = bench._Judge(layers, whole, some, 100)
+        looks = [judge._run(some, kept, 0.1) for kept in (half, dense, half)]
+    assert looks[0] == looks[2] > 0
+    assert looks[1] == pytest.approx(0, abs=1e-9)
+    assert looks[0] == pytest.approx(bench.distortion_of(network, few, half, recovery), rel=1e-9)
 
 
 def test_evolution_finds_the_optimum_of_a_convex_function():
