@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 import rdprune_core
 from rdprune.cli import app
 from rdprune.commands.measure import too_few_samples
+from rdprune.commands.options import fraction
 from rdprune.layers import prunable
 from rdprune.masking import load_masks, masks
 from rdprune.scoring import scores
@@ -634,3 +635,9 @@ def test_without_typer_the_extra_is_named() -> None:
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2
     assert err == "rdprune: error: typer is missing: pip install 'rdprune-core[torch]'\n"
+
+
+def test_per_cent_is_read_in_decimals():
+    """Tenths of a per cent are the doubles nearest to them, as the fractions written out are."""
+    for tenths in range(1001):
+        assert fraction(f"{tenths / 10:.1f}%") == float(f"{tenths / 1000:.3f}")
