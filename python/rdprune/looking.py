@@ -11,8 +11,9 @@ from torch import nn
 
 from rdprune.batches import Forward, Runner, preserved, read
 from rdprune.distortion import Measurement
-from rdprune.grid import check_layers, layer_macs, read_levels
+from rdprune.grid import check_layers, layer_macs
 from rdprune.layers import prunable, signature
+from rdprune.levels import read_levels
 from rdprune.menu import menu
 from rdprune.options import MASK
 from rdprune.probing import STEP, first_order

@@ -16,8 +16,9 @@ from rdprune.batches import Forward, Runner, preserved, read
 from rdprune.compared import features_of
 from rdprune.criteria import SampleErrors, parse
 from rdprune.distortion import Reference
-from rdprune.grid import check_layers, layer_macs, read_levels
+from rdprune.grid import check_layers, layer_macs
 from rdprune.layers import Prunable, prunable, signature
+from rdprune.levels import read_levels
 from rdprune.menu import LABELLED, menu
 from rdprune.prefix import FEWEST, FEWEST_SETTLING, MEMORY, Prefix
 from rdprune.ranks import found_ranks

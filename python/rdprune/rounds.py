@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from rdprune.allocators import ALLOCATORS, Problem, as_allocation, counts
 from rdprune.batches import Forward
-from rdprune.grid import falling_levels
 from rdprune.keeping import verify_sparsity_
 from rdprune.layers import Prunable
+from rdprune.levels import falling_levels
 from rdprune.magnitude import level_label, magnitude_order, order_mask
 from rdprune.masking import apply_, layer_masks, load_masks, save_masks, strip_
 from rdprune.measuring import measure

@@ -17,8 +17,8 @@ from rdprune.bench.commands import app
 from rdprune.bench.ledger import Ledger
 from rdprune.bench.quantities import Probe, of_weights, outputs
 from rdprune.bench.subject import Protocol, figures, open_subject
-from rdprune.grid import falling_levels
 from rdprune.layers import prunable
+from rdprune.levels import falling_levels
 from rdprune.recipes.datasets import augment
 
 SMALL = Protocol(steps=1, batch=4)

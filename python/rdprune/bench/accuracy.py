@@ -22,7 +22,7 @@ from rdprune.bench.subject import (
     open_subject,
     run,
 )
-from rdprune.grid import falling_levels
+from rdprune.levels import falling_levels
 from rdprune.masking import expected_kept
 from rdprune_core import RDTable, allocate
 
@@ -63,7 +63,7 @@ class Plan:
         Fine-tunes of each; 0 for none.
     images, test : int
     levels : int
-        Of the measured tables; see `rdprune.grid.falling_levels`.
+        Of the measured tables; see `rdprune.levels.falling_levels`.
     protocol : Protocol
     """
 

@@ -85,7 +85,7 @@ def run(
     tell : callable
         Is told of every round that is done.
     """
-    from rdprune.grid import falling_levels
+    from rdprune.levels import falling_levels
     from rdprune.recipes import run as recipes
     from rdprune.recipes.datasets import open_source
     from rdprune.recipes.recipe import find

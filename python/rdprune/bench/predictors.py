@@ -28,7 +28,7 @@ from rdprune.bench.subject import (
     open_subject,
     run,
 )
-from rdprune.grid import falling_levels
+from rdprune.levels import falling_levels
 from rdprune_core import Allocation, RDTable, predictions
 
 STATES: Final = {"none": "none", "batchnorm": "batchnorm", "fitted": FITTED}

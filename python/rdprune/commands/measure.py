@@ -22,7 +22,7 @@ from rdprune.commands.options import (
     example,
 )
 from rdprune.console import amount, check_folders, emit, load_batches, load_model, pairs
-from rdprune.grid import FALLING
+from rdprune.levels import FALLING
 from rdprune.resampling import EXCESS_LIMIT, bootstrap
 from rdprune_core import InfeasibleBudgetError, RDTable
 from rdprune_core.budget import Budget

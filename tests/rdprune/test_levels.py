@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rdprune.grid import falling_levels, read_levels
+from rdprune.levels import falling_levels, read_levels
 
 
 def test_falling_levels_have_one_ratio():
