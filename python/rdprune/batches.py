@@ -16,7 +16,7 @@ from rdprune.criteria import Beside, Criterion
 Forward = Callable[[nn.Module, Any], Any]
 """Runs a model on one batch (already on the model's device) and returns its output."""
 
-REFUSALS = (
+_REFUSALS = (
     TypeError, KeyError, IndexError, AttributeError, AssertionError, ArithmeticError,
 )  # fmt: skip
 _LABELS = ("labels", "label")
@@ -137,18 +137,23 @@ def position_weights(batch: Any, criterion: Criterion) -> Tensor:
 
 
 def to_device(value: Any, device: torch.device) -> Any:
-    """Copy a batch to a device: its tensors, nested in dicts, tuples and lists.
+    """Copy a batch to a device.
 
     A copy even on the same device, because a model may change its inputs in place.
     """
+    return map_tensors(value, lambda tensor: tensor.to(device, copy=True))
+
+
+def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return a batch with its tensors changed, nested in dicts, tuples and lists."""
     if isinstance(value, Tensor):
-        return value.to(device, copy=True)
+        return change(value)
     if isinstance(value, Mapping):
-        return {key: to_device(item, device) for key, item in value.items()}
+        return {key: map_tensors(item, change) for key, item in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(to_device(item, device) for item in value))
+        return type(value)(*(map_tensors(item, change) for item in value))
     if isinstance(value, (tuple, list)):
-        return type(value)(to_device(item, device) for item in value)
+        return type(value)(map_tensors(item, change) for item in value)
     return value
 
 
@@ -293,7 +298,7 @@ class Runner:
         run = call if self.forward is None else self.forward
         try:
             return run(self.model, batch)
-        except REFUSALS as error:
+        except _REFUSALS as error:
             raise ValueError(
                 f"the model cannot run on batch {index}: {type(error).__name__}: {error}; if the "
                 "batch is not what it takes, give forward= a function (model, batch) -> output"

@@ -10,7 +10,7 @@ bits in every place of a stack of itself alone, and in a stack with others. The 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from rdprune.batches import REFUSALS, Runner, device_of
+from rdprune.batches import Runner, device_of, map_tensors
 from rdprune.distortion import Measurement, Reference
 from rdprune.layers import Prunable
 from rdprune.options import Option
@@ -119,7 +119,7 @@ class Stacker:
                 padded = [*stack, *[probe] * (size - len(stack))]
                 yield from zip(stack, stacked(padded), strict=False)
                 del options[:size]
-        except (*REFUSALS, RuntimeError):
+        except (RuntimeError, ValueError):  # the model, or its output, does not take copies
             return
 
     def _pass(
@@ -194,14 +194,11 @@ class _Fan(TorchFunctionMode):
         )
 
 
-def _repeated(value: Any, rows: int, copies: int) -> Any:
-    """Repeat a batch: its tensors of one row a sample, nested in dicts, tuples and lists."""
-    if isinstance(value, Tensor):
-        return torch.cat([value] * copies) if value.ndim and len(value) == rows else value
-    if isinstance(value, Mapping):
-        return {key: _repeated(item, rows, copies) for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_repeated(item, rows, copies) for item in value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(_repeated(item, rows, copies) for item in value)
-    return value
+def _repeated(batch: Any, rows: int, copies: int) -> Any:
+    """Repeat a batch: its tensors of one row a sample."""
+    return map_tensors(
+        batch,
+        lambda tensor: (
+            torch.cat([tensor] * copies) if tensor.ndim and len(tensor) == rows else tensor
+        ),
+    )

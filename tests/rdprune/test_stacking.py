@@ -104,6 +104,31 @@ class Derived(nn.Module):
         return nn.functional.linear(x, weight - weight.mean(), self.linear.bias)
 
 
+class Fixed(Derived):
+    """It takes batches of eight samples and no others; `refusal` says how it tells."""
+
+    def __init__(self, refusal: str) -> None:
+        super().__init__()
+        self.refusal = refusal
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run, or refuse."""
+        if self.refusal == "assertion":
+            assert len(x) == 8
+        if self.refusal == "shape":
+            x = x.reshape(8, 6)
+        found = self.linear(x)
+        return found[:8] if self.refusal == "fewer" else found
+
+
+@pytest.mark.parametrize("refusal", ["assertion", "shape", "fewer"])
+def test_a_model_for_one_size_of_batch_is_left(refusal, passes):
+    """Whatever a model does with a batch that is too large, it is measured option by option."""
+    torch.manual_seed(0)
+    _same(Fixed(refusal).eval(), _batches(6, sizes=(8,)))
+    assert passes == []
+
+
 @pytest.mark.parametrize("kind", [Coupled, Derived])
 def test_what_copies_cannot_do_alone_is_left(kind, passes):
     """Samples that see each other, and weights that are derived, are measured one by one."""
