@@ -117,7 +117,7 @@ class Criterion:
         if self.error == "mse":
             return by_sample((after - before).square().mean(dim=-1), shares)
         if self.error == "nmse":
-            changes = standardised(after)[0] - standardised(before)[0]
+            changes = standardised(after) - standardised(before)
             return by_sample(changes.square().mean(dim=-1), shares)
         if self.error == "cosine":
             return by_sample(1 - _cosine(before, after), shares)
@@ -257,17 +257,11 @@ def positions(output: Tensor, name: str) -> Tensor:
     return (output.movedim(1, -1) if output.ndim > 3 else output).double()
 
 
-def standardised(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Bring the last dimension to mean 0 and variance 1; constant ones become 0.
-
-    Returns
-    -------
-    tuple of torch.Tensor
-        The standardised tensor, and the standard deviations it was divided by, last dimension 1.
-    """
+def standardised(z: Tensor) -> Tensor:
+    """Bring the last dimension to mean 0 and variance 1; constant ones become 0."""
     centred = z - z.mean(dim=-1, keepdim=True)
     deviation = centred.square().mean(dim=-1, keepdim=True).sqrt()
-    return torch.where(deviation > 0, centred / deviation, 0.0), deviation
+    return torch.where(deviation > 0, centred / deviation, 0.0)
 
 
 def _cosine(z: Tensor, w: Tensor) -> Tensor:

@@ -10,13 +10,19 @@ from typing import Final
 FALLING: Final = "falling"
 COUNT: Final = 101
 SPARSEST: Final = 1e-3
+_ALLOWED: Final = "must be an integer, a sequence of sparsities, 'falling', 'falling:N' or 'auto'"
 
 
 def falling_levels(count: int = COUNT, sparsest: float = SPARSEST) -> list[float]:
     """Return sparsities whose densities fall from 1 by one ratio to `sparsest`, and then to 0.
 
     Even steps of a hundredth are too coarse where little is left: the ratio of what is kept counts.
-    At least three; float, in [0, 1], rising.
+    At least three, rising.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer.
     """
     if count < 3:
         raise ValueError(f"levels is '{FALLING}:{count}', must be at least 3 levels")
@@ -30,7 +36,7 @@ def read_levels(levels: int | str | Sequence[float]) -> list[float]:
     Raises
     ------
     ValueError
-        If there are fewer than two, or one is outside of [0, 1].
+        If the name is unknown, there are fewer than two, or one is outside of [0, 1].
     """
     if isinstance(levels, str):
         levels = _named(levels)
@@ -57,6 +63,3 @@ def _named(levels: str) -> list[float]:
     if name != FALLING or (":" in levels and not count.isdecimal()):
         raise ValueError(f"levels is {levels!r}, {_ALLOWED}")
     return falling_levels(int(count) if count else COUNT)
-
-
-_ALLOWED: Final = "must be an integer, a sequence of sparsities, 'falling', 'falling:N' or 'auto'"

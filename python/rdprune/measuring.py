@@ -71,7 +71,7 @@ def measure(
     batches : iterable
         Calibration batches, read once and kept in memory: tensors, tuples or lists whose first
         element is the input, or dicts of keyword arguments (``labels`` apart).
-    levels : int or sequence of float
+    levels : int, str or sequence of float
         Number of evenly spaced sparsities from 0 to 1, or the sparsities themselves, in [0, 1].
         0, the dense layer, is always added. ``"falling"`` or ``"falling:64"``: so many (101) whose
         densities fall by one ratio, for sparsities of 0.9 and above. ``"auto"``: 101 even ones,

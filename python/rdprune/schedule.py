@@ -73,7 +73,7 @@ def iterate(
         What is counted: ``"params"`` or, for ``"rdprune"``, ``"macs"``.
     objective : str
         ``"additive"`` or ``"joint"``, as for `allocate`.
-    levels : int or sequence of float, optional
+    levels : int, str or sequence of float, optional
         As for `measure`; by default densities 0.93^i down to 0.001, and 0.
     shapes : str or iterable of str
         Further options of every layer, as for `measure`, within the masks of the round before.

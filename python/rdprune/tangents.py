@@ -58,7 +58,7 @@ def tangent(
     if criterion.error == "mse":
         across = dz
     elif criterion.error == "nmse":
-        across = standardised(z + dz)[0] - standardised(z)[0]
+        across = standardised(z + dz) - standardised(z)
     elif criterion.error == "cosine":
         across = (_unit(z + dz) - _unit(z)) * math.sqrt(z.shape[-1] / 2)
     else:

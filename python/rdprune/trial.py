@@ -122,7 +122,7 @@ class Trial:
         if known is not None:
             self.found += 1
             return known
-        self._apply()
+        self.settle()
         measured = self._sweep.reference.measure(self._sweep.runner.outputs())
         if shelf is not None:
             shelf.put(WHOLE, MASK, measured)
@@ -141,7 +141,7 @@ class Trial:
     @contextmanager
     def layer(self, name: str) -> Iterator[Write]:
         """Yield what prunes one layer of the network as it is now."""
-        self._apply()
+        self.settle()
         prefix = self._sweep.prefix
         if prefix is not None and self._based != self._now:
             self._based = {}
@@ -156,11 +156,7 @@ class Trial:
             yield lambda mask: write_masked(weight, self._dense[name], mask)
 
     def settle(self) -> None:
-        """Prune and repair the network now, for others who run the same model."""
-        self._apply()
-
-    def _apply(self) -> None:
-        """Prune and repair the network as was asked for."""
+        """Prune and repair the network as was asked for, now: others may run the same model."""
         if self._now == self._wanted:
             return
         self._now = {}

@@ -97,8 +97,7 @@ class _Judge:
         if not isinstance(kept, Mapping):
             kept = dict(zip(self.names, kept.tolist(), strict=True))
         self._whole.prune(kept)
-        if network is not self._whole:
-            self._whole.settle()  # both run the same model
+        self._whole.settle()  # both run the same model
         return network.measure().distortion
 
 
