@@ -434,6 +434,10 @@ BAD = {
     "levels": (["measure", *USE, "--levels", "a,b", "--output", "t"], "got 'a,b'"),
     "auto alone": (["measure", *USE, "--levels", "auto", "--output", "t"], "go together"),
     "look auto": (["look", *USE, "--levels", "auto", "--output", "t"], "--levels auto is for"),
+    "prune auto": (
+        ["prune", *USE, "--levels", "auto", "--sparsity", "0.5", "--folder", "t"],
+        "--levels auto is for",
+    ),
     "level range": (["measure", *USE, "--levels", "0,1.5", "--output", "t"], "1.5"),
     "bytes": (["measure", *USE, "--reuse-memory", "4T", "--output", "t"], "got '4T'"),
     "distortion": (["measure", *USE, "--distortion", "psnr", "--output", "t"], "psnr"),

@@ -119,7 +119,7 @@ def measure(
 
     check_folders(output, json)
     options: dict[str, Any] = {
-        "levels": parse_levels(levels),
+        "levels": parse_levels(levels, auto=True),
         "budgets": parse_budgets(budget or [], sparsity or []),
         "objective": objective,
         "shapes": tuple(shape or ()),
@@ -235,13 +235,10 @@ def look(
     check_folders(output, json)
     network = load_model(model, device)
     batches = load_batches(data)
-    chosen = parse_levels(levels)
-    if chosen == AUTO:
-        raise ValueError("--levels auto is for rdprune measure")
     table = rdprune.first_look(
         network,
         batches,
-        levels=chosen,
+        levels=parse_levels(levels),
         probes=probes,
         recovery=recovery,
         ignore=tuple(ignore or ()),
@@ -253,8 +250,13 @@ def look(
     emit(json, payload, lambda out: out.print(report.measured_table(table), footer))
 
 
-def parse_levels(text: str) -> int | str | list[float]:
-    """Return a number of levels, a name of levels, or those of a comma-separated list."""
+def parse_levels(text: str, *, auto: bool = False) -> int | str | list[float]:
+    """Return a number of levels, a name of levels, or those of a comma-separated list.
+
+    Where not all levels may be left to be found out, `auto` is false and ``"auto"`` is refused.
+    """
+    if text == AUTO and not auto:
+        raise ValueError("--levels auto is for rdprune measure")
     if text == AUTO or text.startswith(FALLING):
         return text
     try:
