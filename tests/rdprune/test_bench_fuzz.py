@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,18 @@ def test_finds_wrong_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     findings = " ".join(fuzz.run(3, cases=10 * len(fuzz.KINDS)).findings)
     for wrong in ("not within the budget", "is not optimal", "infeasible budget", "is accepted"):
         assert wrong in findings
+
+
+def test_finds_gaps_that_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A core that lists too few or too many for the gap is found out."""
+    solve_near = _core.solve_near
+    for wrong in (0.0, math.inf):
+
+        def near(relative: float, absolute: float, wrong: float = wrong, **call: Any) -> Any:
+            return solve_near(**call, relative=wrong, absolute=wrong)
+
+        monkeypatch.setattr(_core, "solve_near", near)
+        assert "listed within" in " ".join(fuzz.run(3, cases=30 * len(fuzz.KINDS)).findings)
 
 
 def test_finds_crashes(monkeypatch: pytest.MonkeyPatch) -> None:

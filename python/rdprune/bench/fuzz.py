@@ -207,23 +207,51 @@ def _near(rng: Rng) -> bool:
     weak = weak or _rounds(call["distortions"])
     k = int(rng.integers(1, 20))
     call["costs"] = np.ascontiguousarray(call["costs"][:, 0])
+    gaps = _gaps(rng, feasible)
     found = _answers(
-        lambda: _core.solve_near(
-            **call, budget=budget, k=k, relative=math.inf, absolute=math.inf, **limits
-        ),
-        [feasible],
-        weak,
+        lambda: _core.solve_near(**call, budget=budget, k=k, **gaps, **limits), [feasible], weak
     )
     if found is None:
         return True
     listed = [tuple(row) for row in found.choices.tolist()]
     _require(len(set(listed)) == len(listed) <= k, f"{len(listed)} listed for k = {k}")
     _require(set(listed) <= {a[2] for a in feasible}, "one listed is not within the budget")
-    if found.optimal:
-        _require(listed == [a[2] for a in feasible[:k]], "not the k best in order")
-    else:
+    others = [a[0] for a in feasible if a[2] not in listed]
+    # Distortions are told as the nearest double, and so is the bound.
+    _require(not others or found.lower_bound <= float(others[0]), "a bound above one not listed")
+    if not found.optimal:
         _require(weak, "not proved without a limit")
+        return False
+    least, most = _reach(feasible, **gaps)
+    _require(listed == [a[2] for a in feasible[: len(listed)]], "not the best in order")
+    _require(min(least, k) <= len(listed) <= min(most, k), f"{len(listed)} listed within {gaps}")
+    _require(not found.complete or len(listed) >= least, "called complete")
     return False
+
+
+def _gaps(rng: Rng, feasible: Ranked) -> dict[str, float]:
+    """Draw none, or how much worse than the optimum those listed may be."""
+    if rng.random() < 0.5 or not feasible:
+        return {"relative": math.inf, "absolute": math.inf}
+    best = feasible[0][0]
+    apart = float(feasible[int(rng.integers(len(feasible)))][0] - best)
+    drawn = {
+        "relative": apart / abs(float(best)) if best else 0.5,
+        "absolute": apart * float(rng.choice([0.0, 0.5, 1.0, 1.5])),
+    }
+    none = rng.choice([*drawn, ""])
+    return {name: 0.0 if name == none else gap for name, gap in drawn.items()}
+
+
+def _reach(feasible: Ranked, relative: float, absolute: float) -> tuple[int, int]:
+    """Count the allocations within both gaps; fewest and most, as a gap is a rounded number."""
+    best = feasible[0][0]
+    if math.isinf(relative):
+        return len(feasible), len(feasible)
+    reach = max(Fraction(relative) * abs(best), Fraction(absolute))
+    slack = Fraction(1, 1 << 48) * reach
+    apart = [a[0] - best for a in feasible]
+    return sum(d <= reach - slack for d in apart), sum(d <= reach + slack for d in apart)
 
 
 def _joint(rng: Rng) -> bool:
