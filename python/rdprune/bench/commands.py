@@ -156,12 +156,19 @@ def joint(
 )
 def measure(
     network: Annotated[
-        list[str] | None, typer.Option(help="demo, resnet32 or resnet56; repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="demo; with the data folder resnet32, resnet56; with transformers minilm, and of "
+            "random weights resnet50, deit-s; repeatable [all]."
+        ),
     ] = None,
     method: Annotated[
         list[str] | None, typer.Option(help="plain, prefix, adaptive or all; repeatable.")
     ] = None,
     levels: Annotated[int | None, typer.Option(min=5, help="Sparsities a layer [101].")] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Calibration pictures or texts [2 to 64].")
+    ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="The demo's network alone, in under two minutes.")
     ] = False,
@@ -174,16 +181,18 @@ def measure(
     from dataclasses import asdict
 
     from rdprune.bench import measuring as bench
+    from rdprune.bench.networks import NETWORKS
 
     check_folders(json)
-    if quick and (network or levels):
-        raise ValueError("--quick chooses the network and the levels itself")
-    names = [bench.QUICK] if quick else network or list(bench.NETWORKS)
+    if quick and (network or levels or samples):
+        raise ValueError("--quick chooses the network, the levels and the samples itself")
+    names = [bench.QUICK] if quick else network or list(NETWORKS)
     rows = bench.run(
         names,
         method or list(bench.METHODS),
         levels or bench.LEVELS,
         lambda text: typer.echo(text, err=True),
+        samples,
     )
     emit(json, [asdict(row) for row in rows], lambda out: out.print(bench.show(rows)))
 

@@ -229,7 +229,7 @@ def _near(rng: Rng) -> bool:
     return False
 
 
-def _gaps(rng: Rng, feasible: Ranked) -> dict[str, float]:
+def _gaps(rng: Rng, feasible: Ranked) -> Call:
     """Draw none, or how much worse than the optimum those listed may be."""
     if rng.random() < 0.5 or not feasible:
         return {"relative": math.inf, "absolute": math.inf}

@@ -1,7 +1,7 @@
 """What measuring costs: work, time and memory of the plain loop and of each saving.
 
 Every method measures in a process of its own, which tells its peak of memory. Run as
-``python -m rdprune.bench.measuring NETWORK METHOD LEVELS TABLE``; prints JSON.
+``python -m rdprune.bench.measuring NETWORK METHOD LEVELS SAMPLES TABLE``; prints JSON.
 """
 
 from __future__ import annotations
@@ -12,48 +12,30 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 import rdprune
+from rdprune.batches import Runner, preserved
+from rdprune.bench.networks import NETWORKS, Network
 from rdprune.bench.process import command
 from rdprune.bench.show import clock
 from rdprune.bench.solver import Step
-from rdprune.demo import data as digits
-from rdprune.demo.network import trained
-from rdprune.recipes import cifar10
 from rdprune_core import RDTable, allocate
 
 SPARSITIES: Final = (0.5, 0.7, 0.8)
 QUICK: Final = "demo"
 LEVELS: Final = 101
-Batches = list[tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True, slots=True)
-class Network:
-    """A trained network, its calibration batches, and the state that is measured."""
-
-    model: Callable[[], nn.Module]
-    batches: Callable[[], Batches]
-    recovery: str = "batchnorm"
-
-
-NETWORKS: Final = {
-    QUICK: Network(trained, lambda: digits.calibration(32)),
-    "resnet32": Network(cifar10.resnet32, lambda: cifar10.calibration(64)),
-    "resnet56": Network(cifar10.resnet56, lambda: cifar10.calibration(64)),
-}
-
 PLAIN: Final = "plain"
+WHOLE: Final = (PLAIN, "prefix")  # the methods that measure the full table, the same one
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +104,17 @@ class MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
-def run(names: Sequence[str], methods: Sequence[str], levels: int, step: Step) -> list[Row]:
-    """Measure each network by each method; the full table, from the plain loop, comes first.
+def run(
+    names: Sequence[str],
+    methods: Sequence[str],
+    levels: int,
+    step: Step,
+    samples: int | None = None,
+) -> list[Row]:
+    """Measure each network by each method; the full table comes first.
+
+    It is made by the plain loop, or with prefix reuse, which gives the same one, if that is asked
+    for and the plain loop is not.
 
     Raises
     ------
@@ -139,15 +130,17 @@ def run(names: Sequence[str], methods: Sequence[str], levels: int, step: Step) -
     rows = []
     for name in names:
         network = NETWORKS[name]
-        model, batches = network.model(), network.batches()
+        size = samples or network.samples
+        model, batches = network.model(), network.batches(size)
+        first = next((method for method in WHOLE if method in methods), PLAIN)
         with tempfile.TemporaryDirectory() as folder:
             full: list[float] = []
-            for method in dict.fromkeys((PLAIN, *methods)):
+            for method in dict.fromkeys((first, *methods)):
                 step(f"{name}: {method}")
                 path = Path(folder) / method.replace(" ", "-")
-                found, tables = _ask(name, method, levels, path)
+                found, tables = _ask(name, method, levels, size, path)
                 true = [
-                    _true_distortion(model, batches, RDTable.load(table), sparsity)
+                    _true_distortion(network, model, batches, RDTable.load(table), sparsity)
                     for sparsity, table in zip(SPARSITIES, tables, strict=True)
                 ]
                 full = full or true
@@ -157,14 +150,19 @@ def run(names: Sequence[str], methods: Sequence[str], levels: int, step: Step) -
     return rows
 
 
-def _true_distortion(model: nn.Module, batches: Batches, table: RDTable, sparsity: float) -> float:
+def _true_distortion(
+    network: Network, model: nn.Module, batches: list[Any], table: RDTable, sparsity: float
+) -> float:
     """Distortion, with all layers pruned, of the allocation at a sparsity."""
-    return rdprune.verify(model, batches, allocate(table, sparsity=sparsity)).true
+    found = allocate(table, sparsity=sparsity)
+    return rdprune.verify(model, batches, found, forward=network.forward).true
 
 
-def _ask(network: str, method: str, levels: int, path: Path) -> tuple[dict[str, Any], list[str]]:
+def _ask(
+    network: str, method: str, levels: int, samples: int, path: Path
+) -> tuple[dict[str, Any], list[str]]:
     """Start a process that measures; return what it tells, and the table for each sparsity."""
-    call = command("rdprune.bench.measuring", network, method, str(levels), str(path))
+    call = command("rdprune.bench.measuring", network, method, str(levels), str(samples), str(path))
     done = subprocess.run(call, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"measuring {network} by {method}: {done.stderr.strip()[-500:]}")
@@ -172,12 +170,13 @@ def _ask(network: str, method: str, levels: int, path: Path) -> tuple[dict[str, 
     return found, found.pop("tables")
 
 
-def _main(name: str, asked: str, levels: str, path: str) -> None:
+def _main(name: str, asked: str, levels: str, samples: str, path: str) -> None:
     network, method = NETWORKS[name], METHODS[asked]
-    model, batches = network.model(), network.batches()
-    with torch.no_grad(), MacCounter() as once:
-        for pictures, _ in batches:
-            model(pictures)
+    model, batches = network.model(), network.batches(int(samples))
+    runner = Runner(model, tuple(batches), network.forward)
+    with torch.no_grad(), preserved(model), MacCounter() as once:
+        for _ in runner.outputs():
+            pass
     seconds, flops, tables = [], [], {}
     for group in method.targets or (SPARSITIES,):
         chosen: dict[str, Any] = {"levels": int(levels)}
@@ -190,8 +189,10 @@ def _main(name: str, asked: str, levels: str, path: str) -> None:
                 model,
                 batches,
                 recovery=network.recovery,
+                forward=network.forward,
                 reuse=method.reuse,
                 progress=False,
+                **network.arguments,
                 **chosen,
             )
         seconds.append(time.perf_counter() - start)

