@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from rdprune.baselines import BASELINES
 from rdprune.batches import Forward, Runner, preserved
 from rdprune.distortion import Reference
 from rdprune.inputs import input_squares
-from rdprune.layers import Prunable, prunable
+from rdprune.layers import Prunable, named_layers, prunable
 from rdprune.magnitude import (
     kept_count,
     level_label,
@@ -26,6 +27,7 @@ from rdprune.magnitude import (
 )
 from rdprune.owl import owl
 from rdprune.recovery import recovered
+from rdprune.shapes import parse_shape
 from rdprune.spdy import Score, spdy
 from rdprune_core import Allocation, RDTable
 
@@ -167,12 +169,12 @@ def allocate_by(
     ValueError
         If an argument is out of range or missing.
     """
-    layers = prunable(model, ignore=ignore)
-    if table is not None:
-        missing = [name for name in table.names if name not in layers]
-        if missing:
-            raise ValueError(f"table of another model: the model has no layer {missing[0]!r}")
-        layers = {name: layers[name] for name in table.names}
+    if table is None:
+        layers = prunable(model, ignore=ignore)
+    else:
+        layers = named_layers(model, table.names, "table")
+    if kept_total is not None and not isinstance(kept_total, Integral):
+        raise ValueError(f"kept_total is {kept_total!r}, must be an integer")
     if (sparsity is None) == (kept_total is None):
         raise ValueError("give sparsity or kept_total, one of them")
     if sparsity is not None:
@@ -246,7 +248,14 @@ def as_allocation(
 
 
 def _between(table: RDTable, layer: int, kept: int) -> float:
-    """Distortion of a layer at a count, on the line between the two measured next to it."""
-    costs = table.costs["params"][layer]
+    """Distortion of a layer at a count, on the line between the two measured next to it.
+
+    Of single weights, as the baselines' masks are; inf where none were measured.
+    """
+    labels = table.options[layer]
+    single = [k for k, label in enumerate(labels) if parse_shape(label).kind == "weights"]
+    if not single:
+        return math.inf
+    costs, distortion = table.costs["params"][layer][single], table.distortion[layer][single]
     order = np.argsort(costs, kind="stable")
-    return float(np.interp(kept, costs[order], table.distortion[layer][order]))
+    return float(np.interp(kept, costs[order], distortion[order]))

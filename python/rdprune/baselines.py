@@ -29,8 +29,9 @@ def uniform(layers: Layers, kept_total: int) -> dict[str, int]:
 def uniform_plus(layers: Layers, kept_total: int) -> dict[str, int]:
     """Keep the first convolution whole, at least 20 % of the last layer, and the rest uniformly.
 
-    Gale, Elsen, Hooker 2019, *The State of Sparsity in Deep Neural Networks*, section 4. Where
-    the total does not allow for both, it is shared in proportion to them.
+    Gale, Elsen, Hooker 2019, *The State of Sparsity in Deep Neural Networks*, section 4. First
+    and last are in the order in which the model declares them. Where the total does not allow for
+    both, it is shared in proportion to them.
     """
     found, total = check(layers, kept_total)
     sizes = sizes_of(found)

@@ -6,29 +6,29 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rdprune.allocators import ALLOCATORS, Problem, as_allocation, counts
+from rdprune.allocators import Problem, as_allocation, counts
 from rdprune.batches import Forward
 from rdprune.keeping import verify_sparsity_
-from rdprune.layers import Prunable
+from rdprune.layers import Prunable, all_layers
 from rdprune.levels import falling_levels
-from rdprune.magnitude import level_label, magnitude_order, order_mask
+from rdprune.magnitude import kept_count, level_label, magnitude_order, order_mask
 from rdprune.masking import apply_, layer_masks, load_masks, save_masks, strip_
 from rdprune.measuring import measure
 from rdprune.recovery import repair_
-from rdprune.runfolder import Round, RunFolder, load_weights_, save_weights
+from rdprune.runfolder import Round, RunFolder
 from rdprune.scoring import scores
+from rdprune.settings import Settings
 from rdprune.sharing import scaled
+from rdprune.tensorfiles import load_weights_, save_weights
 from rdprune.verifying import verify
 from rdprune_core import Allocation, RDTable, allocate
 
-METHODS = ("rdprune", *ALLOCATORS)
 LEVELS = 98
 """Levels of a round unless told: densities that fall by 0.93."""
 
@@ -63,50 +63,6 @@ Evaluate = Callable[[nn.Module], Mapping[str, float]]
 """Returns figures of a model, such as its accuracy, for the history."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What the masks depend on; written into the run folder and compared on resuming."""
-
-    amount: float
-    method: str
-    cost: str
-    objective: str
-    levels: int | str | tuple[float, ...] | None
-    distortion: str
-    recovery: str
-    repair: str
-    rewind: bool
-    ignore: tuple[str, ...]
-    layers: tuple[str, ...] | None
-    seed: int
-    shapes: tuple[str, ...] = ()
-    criterion: str = "magnitude"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.amount < 1:
-            raise ValueError(f"amount is {self.amount}, must be a fraction between 0 and 1")
-        if self.method not in METHODS:
-            known = ", ".join(METHODS)
-            raise ValueError(f"method is {self.method!r}, must be one of {known}")
-        if self.cost != "params" and self.method != "rdprune":
-            raise ValueError(f"method {self.method!r} counts params, not {self.cost!r}")
-
-        if self.shaped and self.method != "rdprune":
-            raise ValueError(
-                f"method {self.method!r} removes single weights by magnitude: it has no shapes and "
-                "no criterion"
-            )
-
-    @property
-    def shaped(self) -> bool:
-        """Whether there are options other than single weights by magnitude."""
-        return bool(self.shapes) or self.criterion != "magnitude"
-
-    def target(self, number: int) -> Fraction:
-        """Fraction that is kept after a round, exact."""
-        return (1 - Fraction(repr(float(self.amount)))) ** number
-
-
 class Worker:
     """Does rounds on one model in one folder."""
 
@@ -130,10 +86,18 @@ class Worker:
         self._dense = sum(layer.parameter.numel() for layer in layers.values())
         self._strides = {name: p.stride() for name, p in model.named_parameters()}
         self._training = {module: module.training for module in model.modules()}
-        self._start = {
-            name: value.detach().clone()
-            for name, value in (model.state_dict().items() if settings.rewind else ())
-        }
+        self._trained = {name: p.requires_grad for name, p in model.named_parameters()}
+        self._start = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    def undo(self) -> None:
+        """Give the model back as it was before the first round, after an error in any."""
+        if any(layer.masked for layer in all_layers(self._model).values()):
+            strip_(self._model)
+        self._relayout()
+        current = self._model.state_dict()
+        for name, value in self._start.items():
+            current[name].copy_(value)
+        self._reset()
 
     def work(
         self, number: int, rounds: int, finetune: Finetune | None, evaluate: Evaluate | None
@@ -159,7 +123,7 @@ class Worker:
         self._relayout()
         verify_sparsity_(self._model, nested)
         tuned = _figures("evaluate", evaluate(self._model) if evaluate else None)
-        save_weights(self._model, folder / "weights.safetensors")
+        save_weights(folder / "weights.safetensors", self._model)
         cost = self._settings.cost
         self._run.finish(
             Round(
@@ -179,16 +143,23 @@ class Worker:
 
     def _restore(self, number: int) -> tuple[dict[str, Tensor], Allocation | None]:
         """Bring the model to the end of a round, from its files even if it is there already."""
-        for module, training in self._training.items():
-            module.training = training
+        self._reset()
         if number == 0:
             full = {n: torch.ones_like(p.parameter).bool() for n, p in self._layers.items()}
             return full, None
         folder = self._run.round(number)
-        load_weights_(self._model, folder / "weights.safetensors")
+        load_weights_(folder / "weights.safetensors", self._model)
         loaded = load_masks(folder / "masks.safetensors")
         masks = {name: loaded[name] for name in self._layers}
         return masks, Allocation.load(folder / "allocation.json")
+
+    def _reset(self) -> None:
+        """Set what a file of weights does not hold as it was at the start."""
+        for module, training in self._training.items():
+            module.training = training
+        for name, parameter in self._model.named_parameters():
+            parameter.requires_grad_(self._trained[name])
+            parameter.grad = None
 
     def _allocation(
         self, number: int, folder: Path, previous: Allocation | None, masks: Mapping[str, Tensor]
@@ -226,16 +197,17 @@ class Worker:
         }
 
     def _table(self, folder: Path, masks: Mapping[str, Tensor]) -> RDTable:
-        """Measure the current network, or read what was measured before a kill."""
-        file = folder / "table.npz"
-        if file.exists():
-            return RDTable.load(file)
+        """Measure the current network; the round's store has what was measured before a kill."""
         settings = self._settings
         levels: int | str | Sequence[float]
         if settings.levels is None:
-            reached = min(1 - float(m.count_nonzero()) / m.numel() for m in masks.values())
+            left = [(mask.numel(), int(mask.count_nonzero())) for mask in masks.values()]
             every = [float(level_label(level)) for level in falling_levels(LEVELS)]
-            levels = [level for level in every if level >= reached - 1e-3] or [1.0]
+            levels = [
+                level
+                for level in every
+                if any(kept_count(size, level) <= kept for size, kept in left)
+            ]
         else:
             levels = settings.levels
         table = measure(
@@ -244,7 +216,7 @@ class Worker:
             seed=settings.seed, store=folder, progress=self._progress, shapes=settings.shapes,
             criterion=settings.criterion, within=masks if settings.shaped else None,
         )  # fmt: skip
-        table.save(file)
+        table.save(folder / "table.npz")
         return table
 
     def _masks(self, allocation: Allocation, previous: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_iter
 
 from rdprune_core import FileFormatError
@@ -74,7 +72,7 @@ class RunFolder:
     path : path-like
         Made if absent.
     settings : mapping of str to JSON values
-        What the run depends on. A folder that was begun with others is refused.
+        What the run depends on. A folder with rounds that were done with others is refused.
 
     Raises
     ------
@@ -90,10 +88,12 @@ class RunFolder:
         self._settings = json.loads(json.dumps(settings, allow_nan=False))
         self.rounds: list[Round] = []
         file = self.path / "history.json"
-        if not file.exists():
+        found: dict[str, Any] = {}
+        if file.exists():
+            found, self.rounds = read_history(file)
+        if not self.rounds:
             self._write()
             return
-        found, self.rounds = read_history(file)
         for name in sorted({*found, *self._settings}):
             ours, theirs = self._settings.get(name), found.get(name)
             if ours != theirs:
@@ -144,26 +144,6 @@ def read_history(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Rou
         return dict(data["settings"]), rounds
     except (ValueError, KeyError, TypeError) as error:
         raise FileFormatError(f"{path}: damaged or not a history of rdprune ({error})") from error
-
-
-def save_weights(model: nn.Module, path: Path) -> None:
-    """Write all weights and buffers of a model, atomically."""
-    with atomic_write(path) as temporary:
-        save_model(model, str(temporary))
-
-
-def load_weights_(model: nn.Module, path: Path) -> None:
-    """Load what `save_weights` wrote into the model, in place.
-
-    Raises
-    ------
-    FileFormatError
-        If the file is damaged or of another model.
-    """
-    try:
-        load_model(model, path)
-    except (SafetensorError, RuntimeError) as error:
-        raise FileFormatError(f"{path}: damaged or of another model: {error}") from error
 
 
 def digest(values: Mapping[str, Tensor] | Iterable[Any]) -> str:

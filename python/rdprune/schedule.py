@@ -10,12 +10,14 @@ from typing import Any
 from torch import nn
 
 from rdprune.batches import Forward, read
-from rdprune.layers import Prunable, prunable
+from rdprune.layers import prunable
 from rdprune.rounds import Evaluate as Evaluate
 from rdprune.rounds import Finetune as Finetune
-from rdprune.rounds import Settings, Worker
 from rdprune.rounds import Step as Step
-from rdprune.runfolder import Round, RunFolder, digest, load_weights_
+from rdprune.rounds import Worker
+from rdprune.runfolder import Round, RunFolder, digest
+from rdprune.settings import Settings, plain_levels
+from rdprune.tensorfiles import load_weights_
 
 
 def iterate(
@@ -41,6 +43,7 @@ def iterate(
     layers: str | Iterable[str] | None = None,
     forward: Forward | None = None,
     seed: int = 0,
+    identity: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> list[Round]:
     """Prune in rounds to a sparsity of 1 - (1 - amount)^rounds, in place.
@@ -49,7 +52,11 @@ def iterate(
     network, the allocation has the previous one as its floor, and the network is fine-tuned under
     its masks, which only ever grow sparser. One round is one-shot pruning. A run that was killed
     goes on where its folder ends, with the same model and batches, and gives the same masks, as
-    far as `finetune` gives the same weights for the same seed.
+    far as `finetune` gives the same weights for the same seed. Each round begins from weights and
+    buffers alone: gradients are dropped, and what requires them is as at the start; other
+    attributes that `finetune` changes are not kept when a run goes on.
+
+    An error, or Ctrl-C, leaves the model as it was given, and the rounds done in the folder.
 
     Parameters
     ----------
@@ -91,6 +98,9 @@ def iterate(
         Layers to leave out, or the only ones; see `prunable`.
     seed : int
         Of the measuring, and with the round's number of the fine-tuning.
+    identity : mapping of str to JSON values, optional
+        What else the run depends on, such as the settings of `finetune`: a folder with rounds of
+        another is refused.
     progress : bool
         Show a progress bar on stderr while measuring.
 
@@ -108,40 +118,26 @@ def iterate(
         If a weight under a mask is not zero after fine-tuning.
     """
     settings = Settings(
-        amount, method, cost, objective,
-        levels if levels is None or isinstance(levels, (int, str)) else tuple(map(float, levels)),
-        distortion, recovery, repair, rewind, _tuple(ignore),
-        None if layers is None else _tuple(layers), seed, _tuple(shapes), criterion,
+        amount, method, cost, objective, plain_levels(levels), distortion, recovery, repair, rewind,
+        _tuple(ignore), None if layers is None else _tuple(layers), seed, _tuple(shapes), criterion,
     )  # fmt: skip
-    if rounds < 1:
-        raise ValueError(f"rounds is {rounds}, must be at least 1")
     found = prunable(model, ignore=ignore, layers=layers)
-    _check(found, settings, rounds)
+    settings.check(model, found, rounds)
     data = read(batches)
-    identity = {"model": digest(model.state_dict()), "batches": digest(data)}
     said = asdict(settings)
     if not settings.shaped:  # as in folders that are older than these settings
         del said["shapes"], said["criterion"]
-    run = RunFolder(folder, {**said, **identity})
+    said |= {"model": digest(model.state_dict()), "batches": digest(data)}
+    run = RunFolder(folder, said if identity is None else {**said, "identity": dict(identity)})
     worker = Worker(model, found, data, run, settings, forward, progress)
-    for number in range(len(run.rounds) + 1, rounds + 1):
-        worker.work(number, rounds, finetune, evaluate)
-    load_weights_(model, run.round(rounds) / "weights.safetensors")
+    try:
+        for number in range(len(run.rounds) + 1, rounds + 1):
+            worker.work(number, rounds, finetune, evaluate)
+        load_weights_(run.round(rounds) / "weights.safetensors", model)
+    except BaseException:
+        worker.undo()
+        raise
     return run.rounds[:rounds]
-
-
-def _check(layers: Mapping[str, Prunable], settings: Settings, rounds: int) -> None:
-    if not layers:
-        raise ValueError("model has no layer to prune: no weight is left")
-    for name, layer in layers.items():
-        if layer.masked:
-            raise ValueError(f"layer {name!r} carries a mask: applied already; strip_ first")
-    size = sum(layer.parameter.numel() for layer in layers.values())
-    if settings.target(rounds) * size < 1:
-        raise ValueError(
-            f"rounds is {rounds}: at amount {settings.amount} the last would keep none of the "
-            f"{size} weights"
-        )
 
 
 def _tuple(entries: str | Iterable[str]) -> tuple[str, ...]:

@@ -123,7 +123,8 @@ class _Search:
         weights = [max(count, 1) for count in counts]
         key = tuple(scaled(weights, counts, self.sizes, self.total))
         if key not in self._seen:
-            self._seen[key] = self.score(dict(zip(self.names, key, strict=True)))
+            found = self.score(dict(zip(self.names, key, strict=True)))
+            self._seen[key] = math.inf if math.isnan(found) else found
         found = self._seen[key]
         if self.best and not found < self._lowest:
             return False

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from rdprune.allocators import ALLOCATORS, Problem, allocate_by, as_allocation, counts
 from rdprune.comparing import compare
@@ -54,6 +55,28 @@ def test_distortion_between_the_measured(network, batches):
     np.testing.assert_array_equal(allocation.layer_costs["params"], [36, 81, 15])
 
 
+def test_distortion_of_single_weights_alone(network, batches):
+    """Options of other shapes in the table do not change what a baseline's masks distort."""
+    options = {"levels": [0, 0.5, 1], "progress": False}
+    plain = measure(network, batches, **options)
+    shaped = measure(network, batches, shapes=["2:4", "out:0.5"], **options)
+    found = [
+        allocate_by("uniform", network, sparsity=0.5, table=table).distortion
+        for table in (plain, shaped)
+    ]
+    assert found[0] == found[1] > 0
+
+
+def test_layers_of_a_table():
+    """A table's layers are pruned, also those that are left alone by default."""
+    model = torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.Flatten(), torch.nn.Linear(8, 3))
+    texts = [torch.arange(8).reshape(4, 2)]
+    table = measure(model.eval(), texts, layers=["0", "2"], levels=3, progress=False)
+    found = allocate_by("uniform", model, kept_total=30, table=table)
+    assert found.names == ("0.weight", "2.weight")
+    assert found.cost["params"] == 30
+
+
 def test_spdy_is_no_worse_than_its_start(network, batches):
     """The search's answer distorts no more than equal coefficients for all do."""
     table = measure(network, batches, levels=[0, 0.5, 1], progress=False)
@@ -72,6 +95,7 @@ def test_spdy_is_no_worse_than_its_start(network, batches):
         ({"method": "erk", "sparsity": 1.5}, r"sparsity is 1\.5"),
         ({"method": "erk", "kept_total": None}, "give sparsity or kept_total"),
         ({"method": "erk", "kept_total": 175}, "kept_total is 175"),
+        ({"method": "erk", "kept_total": 2.7}, r"kept_total is 2\.7, must be an integer"),
     ],
 )
 def test_refusals(network, arguments, message):

@@ -20,6 +20,7 @@ from rdprune.demo.network import ResNet
 from rdprune.recipes.datasets import augment, open_source
 from rdprune.recipes.networks import NETWORKS, library
 from rdprune.recipes.recipe import find, load, recipes
+from rdprune.recipes.run import network
 
 NAMES = [
     "cifar10-densenet121",
@@ -107,6 +108,28 @@ def test_smoke(name, tmp_path):
     assert all(weights[name][~mask].eq(0).all() for name, mask in masks.items())
 
 
+def test_made_up_pictures_are_as_many_as_asked_for():
+    """Of all recipes: their calibration, and 64 at least."""
+    for recipe in recipes().values():
+        source = open_source(recipe, "fake:4")
+        assert len(source.plain) == max(recipe.calibration, 64)
+
+
+def test_another_fine_tune_in_the_folder(tmp_path):
+    """More rounds may follow, but not with other steps or a smaller test."""
+    folder = str(tmp_path / "run")
+    options = ["--data", "fake:8", "--samples", "2", "--batch", "2", "--levels", "0,0.9"]
+    options += ["--amount", "0.3", "--folder", folder, "--tested", "4"]
+    name = "cifar10-resnet20"
+    run(name, *options, "--rounds", "1", "--steps", "1")
+    found = run(name, *options, "--rounds", "2", "--steps", "1")
+    assert len(found["rounds"]) == 2
+    for changed in (["--steps", "2"], ["--steps", "1", "--tested", "5"]):
+        result = CliRunner().invoke(app, ["recipe", name, *options, "--rounds", "3", *changed])
+        assert result.exit_code == 2
+        assert "holds a run with identity" in result.stderr
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Return a folder with both .npz files, of 8 pictures each, and weights of a ResNet-20."""
@@ -189,6 +212,9 @@ def test_augment_is_the_plain_rule():
         (["cifar10-resnet23", "--data", "fake"], "no recipe 'cifar10-resnet23'; close: cifar10-"),
         (["cifar10-resnet20", "--data", "/no/such"], "'/no/such' is not a folder"),
         (["cifar10-resnet20", "--data", "fake:x"], "must be fake:PIXELS"),
+        (["cifar10-resnet20", "--data", "fake:-3"], "with at least 1 pixel"),
+        (["cifar10-resnet20", "--data", "fake", "--tested", "0"], "tested is 0, must be from 1 to"),
+        (["cifar10-resnet20", "--data", "fake", "--tested", "9999"], "to the 1024 test pictures"),
         (["cifar10-resnet20", "--data", "fake", "--weights", "pretrained"], "no public weights"),
         (["cifar10-resnet20", "--data", "fake", "--steps", "0"], "steps is 0, must be at least 1"),
         (["imagenet-resnet50", "--data", "."], "has no folder 'train' of classes"),
@@ -210,6 +236,9 @@ def test_a_file_of_ones_own(tmp_path):
     file = tmp_path / "mine.json"
     file.write_text(json.dumps({**settings, "name": "mine", "steps": 7}))
     assert find(str(file)).steps == 7
+    file.write_text(json.dumps({**settings, "network": "alexnet"}))
+    with pytest.raises(ValueError, match="network is 'alexnet', must be one of"):
+        network(load(file), 32, None)
     file.write_text(json.dumps({**settings, "speed": 1}))
     with pytest.raises(ValueError, match="not a recipe: settings missing or too many: speed"):
         load(file)

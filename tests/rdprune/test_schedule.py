@@ -18,9 +18,9 @@ from torch import nn
 from rdprune.layers import prunable
 from rdprune.masking import load_masks, masks
 from rdprune.measuring import measure
-from rdprune.rounds import METHODS
 from rdprune.runfolder import read_history
 from rdprune.schedule import iterate
+from rdprune.settings import METHODS
 from rdprune.shapes import geometry, nested_mask
 from rdprune_core import Allocation, FileFormatError, RDTable, allocate
 
@@ -292,7 +292,18 @@ def test_masks_stay_nested_through_zeros(network, batches, tmp_path):
     [
         ({"amount": 0}, "amount is 0, must be a fraction between 0 and 1"),
         ({"amount": 1}, "amount is 1"),
-        ({"rounds": 0}, "rounds is 0, must be at least 1"),
+        ({"rounds": 0}, "rounds is 0, must be an integer of at least 1"),
+        ({"rounds": 2.5}, r"rounds is 2\.5, must be an integer"),
+        ({"amount": "x"}, "amount is 'x', must be a fraction"),
+        ({"repair": "batchnrm"}, "repair is 'batchnrm', must be one of none"),
+        ({"recovery": "batchnrm"}, "recovery is 'batchnrm'"),
+        ({"objective": "jont"}, "objective is 'jont', must be one of additive, joint"),
+        ({"cost": "mac"}, "cost is 'mac', must be one of params, macs"),
+        ({"shapes": ["2:1"]}, "option '2:1': N:M needs"),
+        ({"levels": "auto"}, "levels is 'auto', which is for one table"),
+        ({"levels": "nonsense", "method": "lamp"}, "levels is 'nonsense'"),
+        ({"levels": [0, 0.5], "amount": 0.9}, "levels end at 0.5, where 87 of the 174"),
+        ({"seed": "1"}, "seed is '1', must be an integer"),
         ({"rounds": 40}, "rounds is 40: at amount 0.2 the last would keep none of the 174"),
         ({"method": "best"}, "method is 'best', must be one of rdprune"),
         ({"method": "lamp", "cost": "macs"}, "method 'lamp' counts params, not 'macs'"),
@@ -303,9 +314,125 @@ def test_masks_stay_nested_through_zeros(network, batches, tmp_path):
     ],
 )
 def test_refusals(network, batches, tmp_path, arguments, message):
-    """Bad input is named."""
+    """Bad input is named, before anything is measured, and costs neither folder nor model."""
+    options = {"folder": tmp_path, "rounds": 1, "progress": False, "levels": 3}
+    before = copy.deepcopy(network.state_dict())
     with pytest.raises(ValueError, match=message):
-        iterate(network, batches, folder=tmp_path, progress=False, **{"rounds": 1, **arguments})
+        iterate(network, batches, **{**options, **arguments})
+    assert "finetune" in arguments or not list(tmp_path.rglob("*"))
+    assert list(network.state_dict()) == list(before)
+    assert all(network.state_dict()[name].equal(value) for name, value in before.items())
+    assert len(iterate(network, batches, **options)) == 1
+
+
+def test_repair_needs_something_to_repair(batches, tmp_path):
+    """A model without BatchNorm is refused before it is measured."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(batches[0][0][0].numel(), 3))
+    for name in ("recovery", "repair"):
+        with pytest.raises(ValueError, match=f"{name} is 'batchnorm' but the model has no"):
+            iterate(
+                model, batches, folder=tmp_path, rounds=1, progress=False, **{name: "batchnorm"}
+            )
+
+
+def test_nothing_of_another_network_is_used(network, batches, tmp_path):
+    """What a folder without a history holds, or lost one, is measured again for this network."""
+    options = {"rounds": 1, "levels": 11, "progress": False}
+    other, again = copy.deepcopy(network), copy.deepcopy(network)
+    for parameter in other.parameters():
+        parameter.data = parameter.data.flip(0)
+    iterate(other, batches, folder=tmp_path / "run", **options)
+    (tmp_path / "run" / "history.json").unlink()
+    iterate(network, batches, folder=tmp_path / "run", **options)
+    iterate(again, batches, folder=tmp_path / "fresh", **options)
+    found, expected = (
+        RDTable.load(tmp_path / name / "round-001" / "table.npz") for name in ("run", "fresh")
+    )
+    assert all(
+        a.tobytes() == b.tobytes()
+        for a, b in zip(found.distortion, expected.distortion, strict=True)
+    )
+    assert network.conv1.weight.equal(again.conv1.weight)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt()])
+def test_an_error_gives_the_model_back(network, batches, finetune, tmp_path, error):
+    """After one in the second round the same call goes on, with the same result as without it."""
+    again, before = copy.deepcopy(network), copy.deepcopy(network.state_dict())
+    options = {"rounds": 2, "amount": 0.3, "levels": 11, "progress": False}
+
+    def fail(model, step):
+        if step.number == 2:
+            model.train()
+            raise error
+        return finetune(model, step)
+
+    with pytest.raises(type(error)):
+        iterate(network, batches, folder=tmp_path / "run", finetune=fail, **options)
+    assert list(network.state_dict()) == list(before)
+    assert all(network.state_dict()[name].equal(value) for name, value in before.items())
+    assert network.training == again.training
+    iterate(network, batches, folder=tmp_path / "run", finetune=finetune, **options)
+    iterate(again, batches, folder=tmp_path / "fresh", finetune=finetune, **options)
+    for name, value in network.state_dict().items():
+        assert value.equal(again.state_dict()[name]), name
+
+
+def test_no_gradient_lives_into_the_next_round(network, batches, tmp_path):
+    """A fine-tune that never clears its gradients, and freezes layers, goes on the same."""
+    again = copy.deepcopy(network)
+    options = {"amount": 0.3, "levels": 11, "progress": False}
+
+    def train(model, step):
+        assert all(parameter.grad is None for parameter in model.parameters())
+        assert all(parameter.requires_grad for parameter in model.parameters())
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        for x, y in batches:
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        model.bn1.weight.requires_grad_(False)
+
+    iterate(network, batches, folder=tmp_path / "whole", rounds=2, finetune=train, **options)
+    dense = copy.deepcopy(again)
+    iterate(dense, batches, folder=tmp_path / "parts", rounds=1, finetune=train, **options)
+    iterate(again, batches, folder=tmp_path / "parts", rounds=2, finetune=train, **options)
+    assert all(
+        _masks(tmp_path / "whole", 2)[n].equal(m) for n, m in _masks(tmp_path / "parts", 2).items()
+    )
+    assert again.conv1.weight.equal(network.conv1.weight)
+
+
+def test_the_previous_options_are_among_the_levels(network, batches, tmp_path):
+    """However a count was rounded, every layer may keep what it keeps."""
+    iterate(network, batches, folder=tmp_path, rounds=3, amount=0.13, progress=False)
+    for number in (2, 3):
+        table = RDTable.load(tmp_path / f"round-{number:03d}" / "table.npz")
+        before = Allocation.load(tmp_path / f"round-{number - 1:03d}" / "allocation.json")
+        kept = before.layer_costs["params"].tolist()
+        least = min(range(len(kept)), key=lambda i: 1 - kept[i] / int(table.dense["params"][i]))
+        assert kept[least] in table.costs["params"][least].tolist()
+
+
+def test_damaged_weights(network, batches, tmp_path):
+    """One flipped bit in a round's weights is an error in the next."""
+    dense = copy.deepcopy(network)
+    options = {"folder": tmp_path, "levels": 3, "amount": 0.3, "progress": False}
+    iterate(network, batches, rounds=1, **options)
+    path = tmp_path / "round-001" / "weights.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(FileFormatError, match=r"weights\.safetensors: damaged"):
+        iterate(dense, batches, rounds=2, **options)
+
+
+def test_an_identity_of_the_callers(network, batches, tmp_path):
+    """A folder with rounds of another fine-tune is refused."""
+    again = copy.deepcopy(network)
+    options = {"folder": tmp_path, "levels": 3, "progress": False}
+    iterate(network, batches, rounds=1, identity={"steps": 1}, **options)
+    with pytest.raises(ValueError, match=r'a run with identity \{"steps": 1\}, this one'):
+        iterate(again, batches, rounds=2, identity={"steps": 2}, **options)
 
 
 def test_another_run_in_the_folder(network, batches, tmp_path):

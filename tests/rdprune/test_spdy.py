@@ -92,3 +92,16 @@ def test_refusals(arguments, message):
     """Arguments out of range are named."""
     with pytest.raises(ValueError, match=message):
         spdy(_layers(10), 5, lambda kept: 0.0, **arguments)
+
+
+def test_a_score_that_is_no_number_is_never_the_best():
+    """A network that overflows at first does not end the search."""
+    calls = []
+
+    def score(kept):
+        calls.append(kept)
+        return math.nan if len(calls) == 1 else float(len(calls))
+
+    found = spdy(_layers(100, 200, 300), 200, score, patience=3)
+    assert len(calls) > 2
+    assert found != calls[0]

@@ -89,7 +89,7 @@ def run(
     from rdprune.recipes import run as recipes
     from rdprune.recipes.datasets import open_source
     from rdprune.recipes.recipe import find
-    from rdprune.runfolder import load_weights_
+    from rdprune.tensorfiles import load_weights_
 
     recipe = recipes.changed(find(name), **settings)
     source = open_source(recipe, data)
@@ -116,7 +116,7 @@ def run(
     model = dense()
     for method in methods:
         last = folder / method / f"round-{recipe.rounds:03d}" / "weights.safetensors"
-        load_weights_(model, last)
+        load_weights_(last, model)
         _once(figures, f"{method} {recipe.rounds}", lambda: judge(model)["top1"])
     return Outcome(
         recipe.name, recipe.steps, recipe.batch, recipe.calibration, tested, whole,

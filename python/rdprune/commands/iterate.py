@@ -11,7 +11,15 @@ import typer
 
 from rdprune import report
 from rdprune.commands.measure import parse_levels
-from rdprune.commands.options import Criterion, Device, Json, ModelSpec, Shapes, example
+from rdprune.commands.options import (
+    Criterion,
+    Device,
+    Json,
+    ModelSpec,
+    Shapes,
+    example,
+    fraction,
+)
 from rdprune.console import check_folders, emit, find_function, load_batches, load_model
 
 app = typer.Typer()
@@ -46,9 +54,13 @@ Objective = Annotated[str, typer.Option(help="additive, or joint: of the respons
 Levels = Annotated[
     str | None, typer.Option(help="As for measure; by default densities of 0.93^i and 0.")
 ]
-Distortion = Annotated[str, typer.Option(help="mse or max, over the samples.")]
-Recovery = Annotated[str, typer.Option(help="State measured: none, or batchnorm.")]
-Repair = Annotated[str, typer.Option(help="Before fine-tuning: none, or batchnorm.")]
+Distortion = Annotated[str, typer.Option(help="As for measure: mse, nmse, kl, max, ...")]
+Recovery = Annotated[
+    str, typer.Option(help="State measured: none, batchnorm, bias, least-squares, or several by +.")
+]
+Repair = Annotated[
+    str, typer.Option(help="Before fine-tuning: none, batchnorm, bias, least-squares, or by +.")
+]
 Ignore = Annotated[
     list[str] | None,
     typer.Option(help="Layer to leave alone: name, glob or re:regex; repeatable."),
@@ -64,7 +76,10 @@ Seed = Annotated[int, typer.Option(help="Of measuring, and with the round of fin
 )
 def prune(
     model: ModelSpec,
-    sparsity: Annotated[float, typer.Option(help="Fraction of the weights to remove.")],
+    sparsity: Annotated[
+        float,
+        typer.Option(parser=fraction, metavar="FRACTION", help="Weights to remove: 0.8, 80%."),
+    ],
     folder: Folder,
     data: DataOrNoise = None,
     noise: Noise = None,

@@ -22,7 +22,8 @@ app = typer.Typer()
         "rdprune recipe --list",
         "rdprune recipe cifar10-resnet32 --data ~/data \\",
         "    --weights ~/data/resnet32_cifar10_jpeg.safetensors --folder run",
-        "rdprune recipe cifar10-resnet20 --data fake --rounds 2 --steps 2 --folder trial",
+        "rdprune recipe cifar10-resnet20 --data fake --samples 4 --rounds 2 --steps 2 \\",
+        "    --folder trial",
     )
 )
 def recipe(

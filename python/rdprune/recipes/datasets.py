@@ -56,6 +56,8 @@ class Source:
     def tested(self, samples: int | None = None) -> Iterable[tuple[Tensor, Tensor]]:
         """Return the test pictures, or so many of them, always the same, read in batches."""
         size = _size(self.test)
+        if samples is not None and not 1 <= samples <= size:
+            raise ValueError(f"tested is {samples}, must be from 1 to the {size} test pictures")
         order = torch.randperm(size, generator=torch.Generator().manual_seed(0))
         chosen = order[: size if samples is None else samples].tolist()
         own = torch.Generator()  # which a loader would else draw a seed from
@@ -96,7 +98,9 @@ def open_source(recipe: Recipe, data: str) -> Source:
                 pixels = int(data.removeprefix("fake:"))
             except ValueError:
                 raise ValueError(f"data is {data!r}, must be fake:PIXELS") from None
-        fake = _Fake(recipe.classes, pixels)
+        if pixels < 1:
+            raise ValueError(f"data is {data!r}, must be fake:PIXELS with at least 1 pixel")
+        fake = _Fake(recipe.classes, pixels, max(FAKE, recipe.calibration))
         return Source(fake, fake, fake, pixels)
     folder = Path(data)
     if not folder.is_dir():
@@ -247,12 +251,13 @@ class _Augmented(Dataset[tuple[Tensor, int]]):
 class _Fake(Dataset[tuple[Tensor, int]]):
     """Pictures of noise, each of the class of its index."""
 
-    def __init__(self, classes: int, pixels: int) -> None:
+    def __init__(self, classes: int, pixels: int, size: int) -> None:
         self._classes = classes
         self._pixels = pixels
+        self._size = size
 
     def __len__(self) -> int:
-        return FAKE
+        return self._size
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         generator = torch.Generator().manual_seed(index)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +87,24 @@ def run(
         distortion=recipe.distortion,
         recovery=recipe.recovery,
         seed=seed,
+        identity={**_settings(recipe), "tested": tested},
         progress=progress,
     )
 
 
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    """Return what the results of a round depend on; a run may be given more rounds."""
+    found = asdict(recipe)
+    for name in ("title", "notes", "rounds"):
+        del found[name]
+    return found
+
+
 def network(recipe: Recipe, pixels: int, weights: str | None) -> nn.Module:
     """Return a recipe's network, in evaluation mode; random weights are always the same."""
+    if recipe.network not in NETWORKS:
+        known = ", ".join(NETWORKS)
+        raise ValueError(f"recipe's network is {recipe.network!r}, must be one of {known}")
     build = NETWORKS[recipe.network]
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)

@@ -1,0 +1,140 @@
+"""What an iterative run depends on, checked before anything is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from numbers import Integral, Real
+
+from torch import nn
+
+from rdprune.allocators import ALLOCATORS
+from rdprune.criteria import parse
+from rdprune.layers import Prunable
+from rdprune.levels import read_levels
+from rdprune.magnitude import kept_count
+from rdprune.recovery import batchnorms, read_recovery
+from rdprune.scoring import CRITERIA
+from rdprune.shapes import parse_shape
+from rdprune_core.solve import OBJECTIVES
+
+METHODS = ("rdprune", *ALLOCATORS)
+COSTS = ("params", "macs")
+
+Levels = int | str | Sequence[float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the masks depend on; written into the run folder and compared on resuming."""
+
+    amount: float
+    method: str
+    cost: str
+    objective: str
+    levels: int | str | tuple[float, ...] | None
+    distortion: str
+    recovery: str
+    repair: str
+    rewind: bool
+    ignore: tuple[str, ...]
+    layers: tuple[str, ...] | None
+    seed: int
+    shapes: tuple[str, ...] = ()
+    criterion: str = "magnitude"
+
+    def __post_init__(self) -> None:
+        if not _is_number(self.amount, Real) or not 0 < self.amount < 1:
+            raise ValueError(f"amount is {self.amount!r}, must be a fraction between 0 and 1")
+        for name, known in (
+            ("method", METHODS),
+            ("cost", COSTS),
+            ("objective", OBJECTIVES),
+            ("criterion", CRITERIA),
+        ):
+            value = getattr(self, name)
+            if value not in known:
+                raise ValueError(f"{name} is {value!r}, must be one of {', '.join(known)}")
+        if self.cost != "params" and self.method != "rdprune":
+            raise ValueError(f"method {self.method!r} counts params, not {self.cost!r}")
+        if self.shaped and self.method != "rdprune":
+            raise ValueError(
+                f"method {self.method!r} removes single weights by magnitude: it has no shapes and "
+                "no criterion"
+            )
+        if not isinstance(self.distortion, str):
+            raise ValueError(f"distortion is {self.distortion!r}, must be a name in a run")
+        parse(self.distortion)
+        read_recovery(self.recovery)
+        try:
+            read_recovery(self.repair)
+        except ValueError as error:
+            raise ValueError(str(error).replace("recovery is", "repair is", 1)) from None
+        if self.levels == "auto":
+            raise ValueError("levels is 'auto', which is for one table; rounds measure all levels")
+        if self.levels is not None:
+            read_levels(self.levels)
+        for shape in self.shapes:
+            parse_shape(shape)
+        if not _is_number(self.seed, Integral):
+            raise ValueError(f"seed is {self.seed!r}, must be an integer")
+
+    @property
+    def shaped(self) -> bool:
+        """Whether there are options other than single weights by magnitude."""
+        return bool(self.shapes) or self.criterion != "magnitude"
+
+    def target(self, number: int) -> Fraction:
+        """Fraction that is kept after a round, exact."""
+        return (1 - Fraction(repr(float(self.amount)))) ** number
+
+    def check(self, model: nn.Module, layers: Mapping[str, Prunable], rounds: int) -> None:
+        """Refuse what this model cannot be pruned by.
+
+        Raises
+        ------
+        ValueError
+            Names the argument, or the layer.
+        """
+        if not _is_number(rounds, Integral) or rounds < 1:
+            raise ValueError(f"rounds is {rounds!r}, must be an integer of at least 1")
+        if not layers:
+            raise ValueError("model has no layer to prune: no weight is left")
+        for name, layer in layers.items():
+            if layer.masked:
+                raise ValueError(f"layer {name!r} carries a mask: applied already; strip_ first")
+        for name in ("recovery", "repair"):
+            if "batchnorm" in read_recovery(getattr(self, name)) and not batchnorms(model):
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r} but the model has no BatchNorm statistics"
+                )
+        sizes = [layer.parameter.numel() for layer in layers.values()]
+        total = int(self.target(rounds) * sum(sizes))
+        if total < 1:
+            raise ValueError(
+                f"rounds is {rounds}: at amount {self.amount} the last would keep none of the "
+                f"{sum(sizes)} weights"
+            )
+        if self.levels is None or self.shapes or self.cost != "params" or self.method != METHODS[0]:
+            return
+        most = read_levels(self.levels)[-1]
+        least = sum(kept_count(size, most) for size in sizes)
+        if least > total:
+            raise ValueError(
+                f"levels end at {most:g}, where {least} of the {sum(sizes)} weights are kept; the "
+                f"last round keeps {total}: add sparser levels"
+            )
+
+
+def plain_levels(levels: Levels) -> int | str | tuple[float, ...] | None:
+    """Return levels as they are written into the run folder."""
+    if levels is None or isinstance(levels, str):
+        return levels
+    if isinstance(levels, Integral):
+        return int(levels)
+    return tuple(read_levels(levels))
+
+
+def _is_number(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
