@@ -20,10 +20,10 @@ double pivotOf(const std::vector<Key>& keys, std::ptrdiff_t low, std::ptrdiff_t 
     return std::max(std::min(a, b), std::min(std::max(a, b), c));
 }
 
-}  // namespace
+double toDouble(double number) { return number; }
 
-void appendHull(std::span<const double> costs, std::span<const double> values,
-                std::vector<Segment>& segments) {
+template <typename Costs, typename Values>
+void appendHullOf(const Costs& costs, const Values& values, std::vector<Segment>& segments) {
     const std::size_t begin = segments.size();
     segments.resize(begin + costs.size());
     Segment* const first = segments.data() + begin;
@@ -31,8 +31,9 @@ void appendHull(std::span<const double> costs, std::span<const double> values,
     for (std::size_t next = 1; next < costs.size(); ++next) {
         std::size_t from = next - 1;
         for (;;) {
-            const double cost = costs[next] - costs[from];
-            const double efficiency = (values[from] - values[next]) / cost;
+            const auto cost = costs[next] - costs[from];
+            const double efficiency =
+                toDouble(values[from] - values[next]) / static_cast<double>(cost);
             if (size == 0 || first[size - 1].efficiency > efficiency) {
                 first[size++] = {efficiency, static_cast<Cost>(cost),
                                  static_cast<std::uint32_t>(from),
@@ -43,6 +44,13 @@ void appendHull(std::span<const double> costs, std::span<const double> values,
         }
     }
     segments.resize(begin + size);
+}
+
+}  // namespace
+
+void appendHull(std::span<const Cost> costs, std::span<const Value> values,
+                std::vector<Segment>& segments) {
+    appendHullOf(costs, values, segments);
 }
 
 namespace {
@@ -120,7 +128,7 @@ Relaxation relax(const Problem& problem) {
         }
         const std::size_t begin = relaxation.segments.size();
         candidates.assign(costs + first, values + first, last - first);
-        appendHull(candidates.cost, candidates.value, relaxation.segments);
+        appendHullOf(candidates.cost, candidates.value, relaxation.segments);
         for (std::size_t s = begin; s < relaxation.segments.size(); ++s) {
             Segment& segment = relaxation.segments[s];
             segment.from = candidates.position[segment.from];

@@ -6,8 +6,12 @@
 // longer fits is the multiplier lambda; the allocation before it, the base, is feasible. The segment is
 // found by selection, not by sorting.
 //
-// Hulls are computed in double precision and need not be exact: a multiplier that is off by a
-// rounding error still gives a valid Lagrangian bound, see list_search.h.
+// The hulls that a base comes from are computed in double precision and need not be exact: a
+// multiplier that is off by a rounding error still gives a valid Lagrangian bound, see list_search.h, and a
+// base that is not quite the minimiser of the Lagrangian has reduced costs that are negative by less than
+// the margins there. A multiplier of zero proves nothing by itself: what is left to gain may have been
+// rounded away. The hulls of a search (stages.h) are bounds themselves, and are computed from exact
+// differences, each rounded once.
 //
 // Reference: Zemel 1980; Sinha and Zoltners 1979, The multiple-choice knapsack problem; Dyer 1984, An
 // O(n) algorithm for the multiple-choice knapsack linear program;
@@ -29,8 +33,9 @@ struct Segment {
     std::uint32_t to;
 };
 
-// Hull segments of one class, steepest first, appended. Costs ascend and values descend. O(n).
-void appendHull(std::span<const double> costs, std::span<const double> values,
+// Hull segments of one class, steepest first, appended. Costs ascend and values descend. Differences are
+// exact and then rounded once. O(n).
+void appendHull(std::span<const Cost> costs, std::span<const Value> values,
                 std::vector<Segment>& segments);
 
 // What does not depend on the budget.
@@ -47,7 +52,8 @@ struct Relaxation {
 struct Base {
     std::vector<std::size_t> option;  // a class, into the problem's arrays
     Cost slack = 0;                   // budget left by the base
-    double multiplier = 0.0;  // units of value per unit of cost; zero if nothing is left to gain
+    double multiplier =
+        0.0;  // units of value per unit of cost; zero if nothing, or next to nothing, is left to gain
 };
 [[nodiscard]] Base solveRelaxation(const Problem& problem, const Relaxation& relaxation,
                                    Cost budget);

@@ -90,13 +90,13 @@ struct Known {
 
 class Search {
 public:
-    Search(const Problem& problem, const Relaxation& relaxation, const Base& base, Value target,
-           Value known, Workspace& work, Watch& watch)
+    Search(const Problem& problem, const Base& base, Value target, Value known, Workspace& work,
+           Watch& watch)
         : base_(base), work_(work), watch_(watch), target_(target), best_(known) {
         const double loss = base.multiplier * static_cast<double>(base.slack);
         // Never negative but for rounding, which must not cut the base itself. The loss may dwarf the
         // gap and all options of a class, and so may its rounding error.
-        work.stages.collect(problem, relaxation, base, work.prices,
+        work.stages.collect(problem, base, work.prices,
                             std::max(toDouble(target) + loss, 0.0) + relativeMargin * loss);
         margin_ = relativeMargin * (work.stages.scale() + loss);
         bound_ = -loss;
@@ -373,10 +373,9 @@ private:
 
 }  // namespace
 
-ListSearch searchLists(const Problem& problem, const Relaxation& relaxation, const Base& base,
-                       Value target, Value known, const Effort& effort, Workspace& work,
-                       Watch& watch) {
-    return Search(problem, relaxation, base, target, known, work, watch).run(effort);
+ListSearch searchLists(const Problem& problem, const Base& base, Value target, Value known,
+                       const Effort& effort, Workspace& work, Watch& watch) {
+    return Search(problem, base, target, known, work, watch).run(effort);
 }
 
 }  // namespace rdprune

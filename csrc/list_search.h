@@ -104,8 +104,8 @@ struct Effort {
 
 // Searches for the best allocation of value at most `target`, where one of value `known` is known already
 // (both relative to the base). Needs the prices of this base in `work`.
-[[nodiscard]] ListSearch searchLists(const Problem& problem, const Relaxation& relaxation,
-                                     const Base& base, Value target, Value known,
-                                     const Effort& effort, Workspace& work, Watch& watch);
+[[nodiscard]] ListSearch searchLists(const Problem& problem, const Base& base, Value target,
+                                     Value known, const Effort& effort, Workspace& work,
+                                     Watch& watch);
 
 }  // namespace rdprune

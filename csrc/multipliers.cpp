@@ -85,7 +85,7 @@ double valueRange(const Problem& problem) {
         const auto last =
             problem.values.begin() + static_cast<std::ptrdiff_t>(problem.offsets[cls + 1]);
         const auto [least, most] = std::minmax_element(first, last);
-        range += static_cast<double>(*most - *least);
+        range += toDouble(*most - *least);
     }
     return range > 0.0 ? range : 1.0;
 }
@@ -96,12 +96,15 @@ std::vector<std::size_t> minimiseLagrangian(const Problem& problem,
                                             const std::vector<double>& multipliers) {
     std::vector<std::size_t> best(problem.size());
     for (std::size_t cls = 0; cls < problem.size(); ++cls) {
+        // Of differences: what all options of a class have in common may dwarf them.
+        const std::size_t origin = problem.offsets[cls];
         double least = std::numeric_limits<double>::infinity();
-        for (std::size_t i = problem.offsets[cls]; i < problem.offsets[cls + 1]; ++i) {
-            double value = static_cast<double>(problem.values[i]);
+        for (std::size_t i = origin; i < problem.offsets[cls + 1]; ++i) {
+            double value = toDouble(problem.values[i] - problem.values[origin]);
             for (std::size_t d = 0; d < problem.dimensions; ++d)
-                value +=
-                    multipliers[d] * static_cast<double>(problem.costs[i * problem.dimensions + d]);
+                value += multipliers[d] *
+                         static_cast<double>(problem.costs[i * problem.dimensions + d] -
+                                             problem.costs[origin * problem.dimensions + d]);
             if (value < least) {
                 least = value;
                 best[cls] = i;
@@ -121,8 +124,10 @@ std::vector<double> findMultipliers(const Problem& problem, std::span<const Cost
     const auto totals = [&](const std::vector<std::size_t>& options) {
         Totals sum{std::vector<double>(dimensions + 1, 0.0), 0.0};
         sum.column[dimensions] = 1.0;
-        for (const std::size_t option : options) {
-            sum.value += static_cast<double>(problem.values[option]) / range;
+        for (std::size_t cls = 0; cls < problem.size(); ++cls) {
+            const std::size_t option = options[cls];
+            const Value origin = problem.values[problem.offsets[cls]];
+            sum.value += toDouble(problem.values[option] - origin) / range;
             for (std::size_t d = 0; d < dimensions; ++d)
                 sum.column[d] +=
                     static_cast<double>(problem.costs[option * dimensions + d]) / unit[d];

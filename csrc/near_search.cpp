@@ -162,13 +162,13 @@ void Search::collectSlopes() {
     for (std::size_t t = 0; t < result_.stages.size(); ++t) {
         const NearList& rows = result_.stages[t].rows;
         std::vector<std::size_t> stairs;  // rows that no other one dominates
-        std::vector<double> costs;
-        std::vector<double> values;
+        std::vector<Cost> costs;
+        std::vector<Value> values;
         for (std::size_t i = 0; i < rows.size(); ++i) {
             if (!stairs.empty() && rows.value[stairs.back()] <= rows.value[i]) continue;
             stairs.push_back(i);
-            costs.push_back(static_cast<double>(rows.cost[i]));
-            values.push_back(toDouble(rows.value[i]));
+            costs.push_back(rows.cost[i]);
+            values.push_back(rows.value[i]);
         }
         segments.clear();
         appendHull(costs, values, segments);

@@ -18,6 +18,13 @@ constexpr std::size_t firstStates = std::size_t{1}
                                     << 16;  // for the exact search after the first beam
 constexpr std::size_t growth = 8;           // of both
 
+// Whether every class takes its option of least value.
+bool takesLast(const Problem& problem, const Base& base) {
+    for (std::size_t cls = 0; cls < problem.size(); ++cls)
+        if (base.option[cls] + 1 != problem.offsets[cls + 1]) return false;
+    return true;
+}
+
 Value toValue(double units) {
     constexpr double most = 0x1p125;
     return static_cast<Value>(std::clamp(units, -most, most));
@@ -43,7 +50,7 @@ Solution solveSingleBudget(const Problem& problem, const Relaxation& relaxation,
                            const Limits& limits, Workspace& work) {
     Solution solution;
     solution.multipliers = {problem.scale.toDistortion(base.multiplier)};
-    if (base.multiplier == 0.0) {
+    if (base.multiplier == 0.0 && takesLast(problem, base)) {
         solution.choice = problem.layerChoice(base.option);
         settle(problem, base.option, solution);
         return solution;
@@ -59,8 +66,7 @@ Solution solveSingleBudget(const Problem& problem, const Relaxation& relaxation,
     bool exhausted = false;
     // True if that was the last search that is needed, or that there is time for.
     const auto search = [&](Value target, const Effort& effort) {
-        ListSearch found =
-            searchLists(problem, relaxation, base, target, bestValue, effort, work, watch);
+        ListSearch found = searchLists(problem, base, target, bestValue, effort, work, watch);
         solution.states += found.states;
         const bool better = found.value <= bestValue && !found.option.empty();
         if (better) {

@@ -77,8 +77,7 @@ void Stages::collectOptions(const Problem& problem, const Prices& prices, double
     });
 }
 
-void Stages::collect(const Problem& problem, const Relaxation& relaxation, const Base& base,
-                     const Prices& prices, double gap) {
+void Stages::collect(const Problem& problem, const Base& base, const Prices& prices, double gap) {
     collectOptions(problem, prices, gap);
     stages_.clear();
     option.clear();
@@ -101,27 +100,22 @@ void Stages::collect(const Problem& problem, const Relaxation& relaxation, const
             index.push_back(problem.options[i]);
         }
     }
-    collectSlopes(relaxation);
+    collectSlopes();
 }
 
-void Stages::collectSlopes(const Relaxation& relaxation) {
+void Stages::collectSlopes() {
     right_.clear();
     left_.clear();
     for (std::uint32_t t = 0; t < stages_.size(); ++t) {
         const Stage& stage = stages_[t];
-        costs_.clear();
-        values_.clear();
-        for (std::size_t i = stage.first; i < stage.first + stage.count; ++i) {
-            costs_.push_back(relaxation.cost[option[i]]);
-            values_.push_back(relaxation.value[option[i]]);
-        }
-        const auto costs = std::span(cost).subspan(stage.first, stage.count);
+        const auto costs = std::span(std::as_const(cost)).subspan(stage.first, stage.count);
+        const auto values = std::span(std::as_const(value)).subspan(stage.first, stage.count);
         const auto origin = static_cast<std::size_t>(
             std::lower_bound(costs.begin(), costs.end(), Cost{0}) - costs.begin());
         const auto add = [&](std::size_t begin, std::size_t end, std::vector<Slope>& slopes) {
             segments_.clear();
-            appendHull(std::span(costs_).subspan(begin, end - begin),
-                       std::span(values_).subspan(begin, end - begin), segments_);
+            appendHull(costs.subspan(begin, end - begin), values.subspan(begin, end - begin),
+                       segments_);
             for (const Segment& segment : segments_) {
                 const std::size_t from = stage.first + begin + segment.from;
                 const std::size_t to = stage.first + begin + segment.to;

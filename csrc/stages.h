@@ -53,8 +53,7 @@ public:
     };
 
     // Options with r <= gap, widest range of costs first; classes with nothing but the base's option are left out.
-    void collect(const Problem& problem, const Relaxation& relaxation, const Base& base,
-                 const Prices& prices, double gap);
+    void collect(const Problem& problem, const Base& base, const Prices& prices, double gap);
 
     [[nodiscard]] std::size_t size() const { return stages_.size(); }
     [[nodiscard]] const Stage& operator[](std::size_t t) const { return stages_[t]; }
@@ -87,7 +86,7 @@ private:
         std::uint32_t option;  // at the far end, seen from the base
     };
     void collectOptions(const Problem& problem, const Prices& prices, double gap);
-    void collectSlopes(const Relaxation& relaxation);
+    void collectSlopes();
     using Key = std::pair<double, std::uint32_t>;  // efficiency, and place among the slopes
     static void sortSlopes(const std::vector<Slope>& slopes, double sign, std::vector<Key>& order);
 
@@ -99,8 +98,6 @@ private:
     std::vector<Key> rightOrder_;  // nearest to the base first
     std::vector<Key> leftOrder_;
     std::vector<Segment> segments_;
-    std::vector<double> costs_;
-    std::vector<double> values_;
     std::vector<Knot> knots_;
     std::size_t mostOptions_ = 1;
     double scale_ = 0.0;

@@ -273,3 +273,55 @@ def test_the_memory_limit_holds(call: str) -> None:
     status, peak = done.stdout.split()
     assert status == "feasible"
     assert limit // 4 < int(peak) < 1.25 * limit
+
+
+def test_a_gain_that_rounding_hides_is_still_taken() -> None:
+    """A saving of 5e-17 beside 1 leaves a multiplier of zero, which proves nothing."""
+    table = RDTable.from_arrays([[0, 10, 20], [0, 10, 15]], [[1.0, 1e-17, 0.0], [1.0, 5e-17, 0.0]])
+    allocation = allocate(table, 25)
+    assert allocation.status == "optimal"
+    assert allocation.choice.tolist() == [1, 2]
+    assert near_optimal(table, 25, k=2)[0].choice.tolist() == [1, 2]
+
+
+def test_costs_beyond_doubles_differ_by_units() -> None:
+    """2^53 and 2^53 + 1 are one double; bounds from hulls of doubles once cut the optimum."""
+    big = 2**53
+    table = RDTable.from_arrays(
+        [[0, big, big + 3], [0, 1], [0, 5404319552844595, 6004799503160662]],
+        [
+            [1.0, 0.25, 0.0],
+            [0.07117595455174794, 0.0],
+            [0.0, -0.24102557662160548, -0.33333333333333337],
+        ],
+    )
+    allocation = allocate(table, 15011998757901657)
+    assert allocation.status == "optimal"
+    assert allocation.choice.tolist() == [2, 0, 2]
+    table = RDTable.from_arrays(
+        [
+            [18014398509481987, 18014398509481988, 27021597764222980],
+            [9007199254740995, 27021597764222979],
+            [0, 27021597764222977],
+        ],
+        [[7, 5, 1], [5, 1], [8, 7]],
+    )
+    two = near_optimal(table, 45035996273704966, k=2)
+    assert two.status == "optimal"
+    assert two.distortion.tolist() == [14.0, 16.0]
+
+
+def test_distortions_that_all_options_share_do_not_hide_the_others() -> None:
+    """Two tied groups: 1e16 a layer on either side, and differences of sixteenths within."""
+    table = RDTable.from_arrays(
+        {
+            "a": [[6, 2, 5, 0], [0, 0, 0, 0], [5, 3, 2, 6], [0, 0, 0, 0]],
+            "b": [[7, 9, 6, 11], [0, 0, 0, 0], [8, 9, 11, 5], [0, 0, 0, 0]],
+        },
+        [[1e16] * 4, [0.0, 0.8125, 0.5625, 0.625], [-1e16] * 4, [0.375, 0.0, 0.4375, 0.5]],
+    )
+    tied = [["layer0", "layer1"], ["layer2", "layer3"]]
+    allocation = allocate(table, {"a": 7, "b": 18}, tied=tied)
+    assert allocation.status == "optimal"
+    assert allocation.distortion == 0.8125
+    assert allocation.choice.tolist() == [1, 1, 1, 1]

@@ -10,22 +10,31 @@ import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Final
 
 import numpy as np
 
+from rdprune.bench.fuzz_cases import (
+    PLENTY,
+    Call,
+    Ranked,
+    Rng,
+    allocations,
+    budgets_around,
+    instance,
+    limits_of,
+    rounds,
+    spoil,
+    table,
+    within,
+)
 from rdprune_core import _core
 
-Rng = np.random.Generator
-Call = dict[str, Any]
-Ranked = list[tuple[Fraction, tuple[int, ...], tuple[int, ...]]]  # distortion, costs, choice
-
-PLENTY: Final = 1 << 26  # bytes
 RESPONSES: Final = 3
-NAMES: Final = ("costs", "distortions", "offsets", "allowed", "groups")
+SHOWN: Final = 20
 
 
 @dataclass
@@ -54,79 +63,6 @@ class WrongError(Exception):
 def _require(holds: bool, what: str) -> None:
     if not holds:
         raise WrongError(what)
-
-
-def _instance(rng: Rng, dimensions: int) -> Call:
-    """Make an instance of few allocations: ties, empty bans, groups, huge costs and values."""
-    layers = int(rng.integers(1, 6))
-    tied = rng.random() < 0.3
-    sizes = np.full(layers, rng.integers(1, 5)) if tied else rng.integers(1, 5, layers)
-    options = int(sizes.sum())
-    draws: dict[str, Callable[[], Any]] = {
-        "small": lambda: rng.integers(0, 8, (options, dimensions)),
-        "even": lambda: 2 * rng.integers(0, 10**6, (options, dimensions)),
-        "powers": lambda: 1 << rng.integers(0, 40, (options, dimensions)),
-        "huge": lambda: rng.integers(0, 2**61 // layers, (options, dimensions)),
-        "equal": lambda: np.full((options, dimensions), rng.integers(0, 9)),
-    }
-    costs = draws[str(rng.choice(["small", "even", "powers", "huge", "equal"]))]()
-    draws = {
-        "few": lambda: rng.integers(-3, 4, options) * 1.0,
-        "noise": lambda: rng.standard_normal(options),
-        "wide": lambda: rng.standard_normal(options) * 10.0 ** rng.integers(-8, 1, options),
-        "extreme": lambda: rng.standard_normal(options) * 10.0 ** rng.integers(-300, 300, options),
-        "like costs": lambda: -1.0 * costs[:, 0],
-    }
-    values = draws[str(rng.choice(["few", "noise", "wide", "extreme", "like costs"]))]()
-    allowed = (rng.random(options) < 0.85).astype(np.uint8)
-    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    allowed[offsets[:-1]] = 1
-    groups = rng.integers(0, layers, layers) if tied else np.arange(layers)
-    arrays = (costs.astype(np.int64), values, offsets, allowed, groups.astype(np.int64))
-    return dict(zip(NAMES, arrays, strict=True))
-
-
-def _allocations(call: Call, distortions: Any) -> Ranked:
-    """List all allocations that the constraints allow, in the order the core prefers them."""
-    offsets, groups = call["offsets"].tolist(), call["groups"].tolist()
-    costs, allowed = call["costs"].tolist(), call["allowed"].tolist()
-    exact = [Fraction(d) for d in distortions.tolist()]
-    leaders = sorted(set(groups))
-    widths = [offsets[groups.index(g) + 1] - offsets[groups.index(g)] for g in leaders]
-    found = []
-    for picks in itertools.product(*map(range, widths)):
-        choice = tuple(picks[leaders.index(g)] for g in groups)
-        flat = [offset + k for offset, k in zip(offsets, choice, strict=False)]
-        if all(allowed[i] for i in flat):
-            total = tuple(map(sum, zip(*(costs[i] for i in flat), strict=True)))
-            found.append((sum((exact[i] for i in flat), Fraction(0)), total, choice))
-    return sorted(found)
-
-
-def _within(ranked: Ranked, budget: list[int]) -> Ranked:
-    return [a for a in ranked if all(c <= b for c, b in zip(a[1], budget, strict=True))]
-
-
-def _budgets(rng: Rng, ranked: Ranked, rows: int, dimensions: int) -> Any:
-    """Draw around the totals of random allocations; some out of reach, some without effect."""
-    if not ranked:
-        return np.zeros((rows, dimensions), np.int64)
-    drawn = np.array([ranked[i][1] for i in rng.integers(0, len(ranked), rows)], np.int64)
-    return np.maximum(drawn + rng.integers(-2, 3, drawn.shape) * (rng.random() < 0.5), 0)
-
-
-def _limits(rng: Rng) -> tuple[Call, bool]:
-    """Draw limits, and whether they are so small that the search may stop early."""
-    if rng.random() < 0.75:
-        return {"time_limit": math.inf, "memory_limit": PLENTY}, False
-    seconds = 0.0 if rng.random() < 0.5 else math.inf
-    return {"time_limit": seconds, "memory_limit": int(rng.integers(0, 3000))}, True
-
-
-def _rounds(distortions: Any) -> bool:
-    """Whether doubles span so much that the core may round them."""
-    sizes = np.abs(distortions[distortions != 0])
-    return bool(sizes.size) and float(np.ptp(np.log10(sizes))) > 15
 
 
 def _check(solution: Any, best: Ranked, weak: bool) -> None:
@@ -160,12 +96,12 @@ def _answers(solve: Callable[[], Any], feasible: list[Ranked], weak: bool) -> An
 
 
 def _rows(rng: Rng, dimensions: int, rows: int) -> bool:
-    call = _instance(rng, dimensions)
+    call = instance(rng, dimensions)
     ranked = _sound(call)
-    budgets = _budgets(rng, ranked, rows, dimensions)
-    feasible = [_within(ranked, row) for row in budgets.tolist()]
-    limits, weak = _limits(rng)
-    weak = weak or _rounds(call["distortions"])
+    budgets = budgets_around(rng, ranked, rows, dimensions)
+    feasible = [within(ranked, row) for row in budgets.tolist()]
+    limits, weak = limits_of(rng)
+    weak = weak or rounds(call["distortions"])
     found = _answers(lambda: _core.solve(**call, budgets=budgets, **limits), feasible, weak)
     for solution, best in zip(found or [], feasible, strict=False):
         _check(solution, best, weak)
@@ -177,18 +113,18 @@ def _sound(call: Call) -> Ranked:
     sizes = np.diff(call["offsets"])
     if len(set(sizes.tolist())) > 1:
         call["groups"] = np.arange(len(sizes))
-    return _allocations(call, call["distortions"])
+    return allocations(call, call["distortions"])
 
 
 def _batch(rng: Rng) -> bool:
     dimensions = int(rng.integers(1, 3))
-    call = _instance(rng, dimensions)
-    [budget] = _budgets(rng, _sound(call), 1, dimensions)
+    call = instance(rng, dimensions)
+    [budget] = budgets_around(rng, _sound(call), 1, dimensions)
     many = np.stack([call["distortions"], call["distortions"][::-1], -call["distortions"]])
     call["distortions"] = many
-    feasible = [_within(_allocations(call, row), budget.tolist()) for row in many]
-    limits, weak = _limits(rng)
-    weak = weak or _rounds(many)
+    feasible = [within(allocations(call, row), budget.tolist()) for row in many]
+    limits, weak = limits_of(rng)
+    weak = weak or rounds(many)
     threads = int(rng.integers(1, 4))
     found = _answers(
         lambda: _core.solve_batch(**call, budget=budget, threads=threads, **limits), feasible, weak
@@ -199,12 +135,12 @@ def _batch(rng: Rng) -> bool:
 
 
 def _near(rng: Rng) -> bool:
-    call = _instance(rng, 1)
+    call = instance(rng, 1)
     ranked = _sound(call)
-    [[budget]] = _budgets(rng, ranked, 1, 1).tolist()
-    feasible = _within(ranked, [budget])
-    limits, weak = _limits(rng)
-    weak = weak or _rounds(call["distortions"])
+    [[budget]] = budgets_around(rng, ranked, 1, 1).tolist()
+    feasible = within(ranked, [budget])
+    limits, weak = limits_of(rng)
+    weak = weak or rounds(call["distortions"])
     k = int(rng.integers(1, 20))
     call["costs"] = np.ascontiguousarray(call["costs"][:, 0])
     gaps = _gaps(rng, feasible)
@@ -255,14 +191,14 @@ def _reach(feasible: Ranked, relative: float, absolute: float) -> tuple[int, int
 
 
 def _joint(rng: Rng) -> bool:
-    call = _instance(rng, 1)
+    call = instance(rng, 1)
     call["distortions"] = np.zeros_like(call["distortions"])
     ranked = _sound(call)
-    [budget] = _budgets(rng, ranked, 1, 1)
-    feasible = _within(ranked, budget.tolist())
+    [budget] = budgets_around(rng, ranked, 1, 1)
+    feasible = within(ranked, budget.tolist())
     offset = rng.standard_normal(RESPONSES)
     responses = rng.standard_normal((len(call["allowed"]), RESPONSES)).astype(np.float32)
-    limits, weak = _limits(rng)
+    limits, weak = limits_of(rng)
     found = _answers(
         lambda: _core.solve_joint(
             **call, responses=responses, offset=offset, budget=budget, **limits
@@ -283,52 +219,67 @@ def _joint(rng: Rng) -> bool:
     return False
 
 
-def _spoil(rng: Rng, call: Call) -> Iterator[tuple[str, Any]]:
-    """Ways to spoil an argument, each of which must be refused."""
-    costs, distortions, offsets = call["costs"], call["distortions"], call["offsets"]
-    at = int(rng.integers(len(distortions)))
+def _larger(rng: Rng) -> bool:
+    """Allocations too many to list, by every road that gives the optimum."""
+    call, budget, best = table(rng)
+    flat = {**call, "costs": np.ascontiguousarray(call["costs"][:, 0])}
+    plenty: Call = {"time_limit": math.inf, "memory_limit": PLENTY}
+    near = _core.solve_near(
+        **flat, budget=budget, k=20, relative=math.inf, absolute=math.inf, **plenty
+    )
+    rows = np.array([[budget], [budget + 1]])
+    [one] = _core.solve(**call, budgets=rows[:1], **plenty)
+    [again, _] = _core.solve(**call, budgets=rows, **plenty)
+    many = {**call, "distortions": np.stack([call["distortions"]] * 2)}
+    [_, other] = _core.solve_batch(**many, budget=rows[0], threads=2, **plenty)
+    values = [_distortion(call, choice) for choice in near.choices]
+    _require(near.optimal and values == best, f"{values} listed, {best} are the best")
+    choices = [found.choice.tolist() for found in (one, again, other)]
+    _require(all(found.optimal for found in (one, again, other)), "not proved without a limit")
+    _require(choices == [near.choices[0].tolist()] * 3, f"{choices} and {near.choices[0].tolist()}")
+    return False
 
-    def put(array: Any, value: float) -> Any:
-        spoiled = array.copy()
-        spoiled.reshape(len(array), -1)[min(at, len(array) - 1), 0] = value
-        return spoiled
 
-    yield "costs", put(costs, -1 - int(rng.integers(2**62)))
-    yield "costs", put(costs, int(rng.integers(2**61 + 1, 2**63 - 1)))
-    yield "costs", costs[:-1]
-    yield "costs", costs[:, 0]
-    yield "costs", costs.astype(float)
-    yield "distortions", put(distortions, float(rng.choice([np.nan, np.inf, -np.inf])))
-    yield "distortions", distortions[:-1]
-    yield "distortions", distortions[:, None]
-    yield "offsets", offsets + 1
-    yield "offsets", np.append(offsets, offsets[-1])
-    yield "offsets", put(offsets[::-1], int(rng.integers(-(2**62), 2**62)))
-    yield "offsets", offsets[:1]
-    yield "offsets", offsets[:0]
-    yield "allowed", np.zeros_like(call["allowed"])
-    yield "allowed", call["allowed"][1:]
-    yield "allowed", call["allowed"].astype(float)
-    yield "groups", np.append(call["groups"], 0)
-    yield "groups", None
-    yield "budgets", -1 - call["budgets"]
-    yield "budgets", np.append(call["budgets"], call["budgets"], axis=1)
-    yield "budgets", call["budgets"][0]
-    yield "time_limit", float(rng.choice([np.nan, -1.0, -np.inf]))
-    yield "memory_limit", -1 - int(rng.integers(2**62))
+def _distortion(call: Call, choice: Any) -> int:
+    return int(call["distortions"][call["offsets"][:-1] + choice].sum())
 
 
 def _malformed(rng: Rng) -> bool:
-    call = _instance(rng, 1)
+    call = instance(rng, 1)
     _sound(call)
     call |= {"budgets": np.array([[2**62]]), "time_limit": 1.0, "memory_limit": PLENTY}
-    ways = list(_spoil(rng, call))
+    if rng.random() < 0.3:
+        return _refused(_core.solve_near, *_near_misuse(rng, call))
+    ways = list(spoil(rng, call))
     name, value = ways[int(rng.integers(len(ways)))]
+    if name in ("distortions", "budgets") or rng.random() < 0.7:
+        return _refused(_core.solve, {**call, name: value}, name)
+    rows = call.pop("budgets")
+    call |= {"distortions": np.stack([call["distortions"]] * 2), "budget": rows[0], "threads": 2}
+    return _refused(_core.solve_batch, {**call, name: value}, name)
+
+
+def _near_misuse(rng: Rng, call: Call) -> tuple[Call, str]:
+    """Spoil what near-optimal sets alone take."""
+    del call["budgets"]
+    call["costs"] = np.ascontiguousarray(call["costs"][:, 0])
+    call |= {"budget": 2**61, "k": 3, "relative": 0.5, "absolute": 0.5}
+    wrong: list[tuple[str, Any]] = [
+        ("budget", -1 - int(rng.integers(2**62))),
+        ("k", int(rng.choice([0, -1, 2**40]))),
+        ("relative", float(rng.choice([-1.0, np.nan]))),
+        ("absolute", float(rng.choice([-np.inf, np.nan]))),
+    ]
+    name, value = wrong[int(rng.integers(len(wrong)))]
+    return {**call, name: value}, name
+
+
+def _refused(solve: Callable[..., Any], call: Call, name: str) -> bool:
     try:
-        _core.solve(**{**call, name: value})
+        solve(**call)
     except (ValueError, TypeError):
         return True
-    raise WrongError(f"{name} = {value!r} is accepted")
+    raise WrongError(f"{name} = {call[name]!r} is accepted")
 
 
 KINDS: Final[dict[str, Callable[[Rng], bool]]] = {
@@ -338,6 +289,7 @@ KINDS: Final[dict[str, Callable[[Rng], bool]]] = {
     "near-optimal": _near,
     "batch": _batch,
     "joint": _joint,
+    "larger": _larger,
     "malformed": _malformed,
 }
 
@@ -376,10 +328,12 @@ def run(seed: int, *, cases: int | None = None, seconds: float = math.inf) -> Re
 
 
 def show(report: Report) -> str:
-    """Return the cases by kind, and the findings, as text."""
+    """Return the cases by kind, and the first findings, as text."""
     lines = [f"{count:>10,}  {name}" for name, count in report.cases.items()]
     lines.append(
         f"{report.cases.total():>10,}  in all, {report.refused:,} of them refused as they must be; "
         f"findings: {len(report.findings)}"
     )
-    return "\n".join(lines + report.findings)
+    more = len(report.findings) - SHOWN
+    lines += report.findings[:SHOWN] + ([f"and {more:,} more"] if more > 0 else [])
+    return "\n".join(lines)
