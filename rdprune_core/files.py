@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
+
+UNFINISHED: Final = ".part"
+ABANDONED: Final = 3600.0  # seconds: nothing takes that long to write
 
 
 @contextmanager
@@ -32,7 +37,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
             target.write_bytes(whole.read_bytes())
         return
     target = target.resolve()
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=UNFINISHED)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -45,3 +50,10 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_left_over(folder: str | os.PathLike[str]) -> None:
+    """Remove the temporary files in a folder, and in those below, that a kill left an hour ago."""
+    for path in Path(folder).rglob(f".*{UNFINISHED}"):
+        if time.time() - path.stat().st_mtime > ABANDONED:
+            path.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_iter
 
 from rdprune_core import FileFormatError
-from rdprune_core.files import atomic_write
+from rdprune_core.files import atomic_write, remove_left_over
 
 FORMAT = "rdprune-history"
 VERSION = 1
@@ -85,6 +85,7 @@ class RunFolder:
     def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
+        remove_left_over(self.path)
         self._settings = json.loads(json.dumps(settings, allow_nan=False))
         self.rounds: list[Round] = []
         file = self.path / "history.json"

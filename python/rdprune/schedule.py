@@ -79,7 +79,7 @@ def iterate(
     cost : str
         What is counted: ``"params"`` or, for ``"rdprune"``, ``"macs"``.
     objective : str
-        ``"additive"`` or ``"joint"``, as for `allocate`.
+        ``"additive"`` or, for ``"rdprune"``, ``"joint"``, as for `allocate`.
     levels : int, str or sequence of float, optional
         As for `measure`; by default densities 0.93^i down to 0.001, and 0.
     shapes : str or iterable of str

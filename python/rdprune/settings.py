@@ -58,6 +58,8 @@ class Settings:
                 raise ValueError(f"{name} is {value!r}, must be one of {', '.join(known)}")
         if self.cost != "params" and self.method != "rdprune":
             raise ValueError(f"method {self.method!r} counts params, not {self.cost!r}")
+        if self.objective != OBJECTIVES[0] and self.method != "rdprune":
+            raise ValueError(f"method {self.method!r} has no objective: {self.objective!r} is ours")
         if self.shaped and self.method != "rdprune":
             raise ValueError(
                 f"method {self.method!r} removes single weights by magnitude: it has no shapes and "

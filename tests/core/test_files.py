@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from rdprune_core import Allocation, FileFormatError, RDTable, allocate
-from rdprune_core.files import atomic_write
+from rdprune_core.files import atomic_write, remove_left_over
 
 
 def make_table(responses: bool, errors: bool = False) -> RDTable:
@@ -542,3 +542,15 @@ def test_a_pipe_is_written_to_and_stays(tmp_path):
         os.close(reader)
     assert pipe.is_fifo()
     assert list(tmp_path.iterdir()) == [pipe]
+
+
+def test_what_a_kill_left_is_removed_later(tmp_path):
+    folder = tmp_path / "round-001"
+    folder.mkdir()
+    old, new, ours = folder / ".a.npz.x1.part", folder / ".b.npz.x2.part", folder / "a.npz"
+    for path in (old, new, ours):
+        path.touch()
+    for path in (old, ours):
+        os.utime(path, (0, 0))
+    remove_left_over(tmp_path)
+    assert sorted(folder.iterdir()) == [new, ours]

@@ -307,6 +307,7 @@ def test_masks_stay_nested_through_zeros(network, batches, tmp_path):
         ({"rounds": 40}, "rounds is 40: at amount 0.2 the last would keep none of the 174"),
         ({"method": "best"}, "method is 'best', must be one of rdprune"),
         ({"method": "lamp", "cost": "macs"}, "method 'lamp' counts params, not 'macs'"),
+        ({"method": "owl", "objective": "joint"}, "method 'owl' has no objective: 'joint' is ours"),
         ({"method": "lamp", "shapes": ["2:4"]}, "method 'lamp' removes single weights"),
         ({"criterion": "size"}, "criterion is 'size'"),
         ({"distortion": "worst"}, "distortion is 'worst'"),
