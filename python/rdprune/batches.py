@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
+from rdprune.aside import ASIDE, loss_labels, position_weights, samples
 from rdprune.criteria import Beside, Criterion
 
 Forward = Callable[[nn.Module, Any], Any]
@@ -19,8 +21,6 @@ Forward = Callable[[nn.Module, Any], Any]
 _REFUSALS = (
     TypeError, KeyError, IndexError, AttributeError, AssertionError, ArithmeticError,
 )  # fmt: skip
-_LABELS = ("labels", "label")
-_ASIDE = (*_LABELS, "token_weights")  # entries of a batch that the model is not called with
 
 
 def read(batches: Iterable[Any]) -> tuple[Any, ...]:
@@ -39,101 +39,16 @@ def read(batches: Iterable[Any]) -> tuple[Any, ...]:
         raise ValueError(f"batches is a {kind}, must be an iterable of batches, such as [batch]")
     with _forked_random():
         data = tuple(batches)
+    if isinstance(batches, tuple) and all(isinstance(part, Tensor) for part in data):
+        ranks = {part.ndim for part in data}
+        if len(ranks) > 1:
+            shapes = ", ".join(str(tuple(part.shape)) for part in data)
+            raise ValueError(
+                f"batches is a tuple of tensors of shapes {shapes}: is it one batch? Then [batch]"
+            )
     if not data:
         raise ValueError("batches is empty: at least one batch is needed")
     return data
-
-
-def labels(batch: Any) -> Tensor | None:
-    """Return the labels of a batch, int64 of shape (n,), or None if it has none.
-
-    They are the ``labels`` or ``label`` of a dict, or a second element that is a 1-D integer
-    tensor as long as the inputs.
-    """
-    if isinstance(batch, Mapping):
-        found = next((batch[key] for key in _LABELS if key in batch), None)
-    else:
-        found = batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
-    if not isinstance(found, Tensor) or found.ndim != 1:
-        return None
-    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
-        return None
-    return found if _samples(batch) in (None, len(found)) else None
-
-
-def loss_labels(batch: Any, *, following: bool, checked: bool = True) -> Tensor | None:
-    """Return the labels of a batch for the task's loss, int64 of any shape, or None.
-
-    Parameters
-    ----------
-    batch : object
-        A dict with ``labels`` or ``label``, or a tuple whose second element they are.
-    following : bool
-        Whether the output at each position is about the next one, as in causal language models:
-        the labels move back by one, and the last position has none (-100).
-    checked : bool
-        Refuse labels that are the inputs themselves and are not to be moved.
-
-    Raises
-    ------
-    ValueError
-        If the labels have the wrong shape, or are refused as said.
-    """
-    inputs = None
-    if isinstance(batch, Mapping):
-        found = next((batch[key] for key in _LABELS if key in batch), None)
-        inputs = batch.get("input_ids")
-    else:
-        found = batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
-    if not isinstance(found, Tensor) or found.dtype == torch.bool or found.ndim == 0:
-        return None
-    if found.is_floating_point() or found.is_complex():
-        return None
-    truth = found.detach().to("cpu", torch.int64)
-    if following:
-        if truth.ndim != 2:
-            raise ValueError(
-                "distortion 'loss:next' needs labels of shape (n, tokens), "
-                f"the batch's have {tuple(truth.shape)}"
-            )
-        return torch.nn.functional.pad(truth[:, 1:], (0, 1), value=-100)
-    if checked and isinstance(inputs, Tensor) and inputs.shape == truth.shape and truth.ndim == 2:
-        known = truth != -100
-        if known.any() and torch.equal(truth[known], inputs.detach().cpu().long()[known]):
-            raise ValueError(
-                "the labels are the input_ids themselves: for the loss of the next token say "
-                "distortion='loss:next'"
-            )
-    return truth
-
-
-def position_weights(batch: Any, criterion: Criterion) -> Tensor:
-    """Return the entry of a batch that weighs its positions, float64 of any shape.
-
-    Raises
-    ------
-    ValueError
-        If there is no such entry, or it is no tensor of numbers, finite and not negative.
-    """
-    key, found = criterion.weights, None
-    if isinstance(batch, Mapping):
-        found = batch.get(key)
-    elif isinstance(batch, (tuple, list)) and key.isdecimal() and int(key) < len(batch):
-        found = batch[int(key)]
-    if not isinstance(found, Tensor) or found.is_complex():
-        kind = "absent" if found is None else f"a {type(found).__name__}"
-        raise ValueError(
-            f"distortion {criterion.name!r}: the entry {key!r} of a batch is {kind}, must be a "
-            "tensor of weights, one for each position"
-        )
-    weights = found.detach().to("cpu", torch.float64)
-    if not weights.isfinite().all() or (weights < 0).any():
-        raise ValueError(
-            f"distortion {criterion.name!r}: a weight in {key!r} is negative or not finite"
-        )
-    if criterion.argument == "next" and weights.ndim == 2:
-        return torch.nn.functional.pad(weights[:, 1:], (0, 1))
-    return weights
 
 
 def to_device(value: Any, device: torch.device) -> Any:
@@ -271,6 +186,26 @@ class Runner:
             wide = output.dtype == torch.float64
             yield output.detach().to("cpu", torch.float64 if wide else torch.float32)
 
+    def dense_outputs(self) -> Iterator[Tensor]:
+        """Like `outputs`, but what is not finite is an error that says where that comes from."""
+        for index, output in enumerate(self.outputs()):
+            if not output.isfinite().all():
+                named = self.model.named_parameters()
+                wrong = [repr(name) for name, p in named if not p.isfinite().all()]
+                given = tree_leaves(self.batches[index])
+                if wrong:
+                    more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+                    reason = f"so does the weight {', '.join(wrong[:3])}{more}"
+                elif any(isinstance(part, Tensor) and not part.isfinite().all() for part in given):
+                    reason = "so does the batch"
+                else:
+                    reason = "the weights and the batch hold none"
+                raise ValueError(
+                    f"the dense model's output on batch {index} is not finite, it holds NaN or "
+                    f"inf: {reason}"
+                )
+            yield output
+
     def live_outputs(self) -> Iterator[Tensor]:
         """Like `outputs`, but where and as the model returns them, with their graph."""
         _seed(self.seed)
@@ -285,7 +220,7 @@ class Runner:
                 output = output_tensor(self._run(index, moved))
             except EnoughError:
                 continue
-            expected = _samples(moved) if self.forward is None else None
+            expected = samples(moved) if self.forward is None else None
             if output.ndim == 0 or output.numel() == 0 or expected not in (None, len(output)):
                 raise ValueError(
                     f"the output on batch {index} has shape {tuple(output.shape)}, "
@@ -300,9 +235,18 @@ class Runner:
             return run(self.model, batch)
         except _REFUSALS as error:
             raise ValueError(
-                f"the model cannot run on batch {index}: {type(error).__name__}: {error}; if the "
-                "batch is not what it takes, give forward= a function (model, batch) -> output"
+                f"the model cannot run on batch {index}, {_described(batch)}: "
+                f"{type(error).__name__}: {error}; if that is not what it takes, wrap it in a "
+                "module that takes it, or give forward= a function (model, batch) -> output"
             ) from error
+
+
+def _described(batch: Any) -> str:
+    if isinstance(batch, Mapping):
+        return f"a dict with the keys {', '.join(map(repr, batch))}"
+    if isinstance(batch, (tuple, list)):
+        return f"a {type(batch).__name__} of {len(batch)}"
+    return f"of shape {tuple(batch.shape)}" if isinstance(batch, Tensor) else type(batch).__name__
 
 
 @contextmanager
@@ -368,22 +312,12 @@ def _replace(target: dict[str, Any], items: Mapping[str, Any]) -> None:
 def call(model: nn.Module, batch: Any) -> Any:
     """Call a model with the inputs of a batch, and not with its labels or ``token_weights``."""
     if isinstance(batch, Mapping):
-        return model(**{key: value for key, value in batch.items() if key not in _ASIDE})
+        return model(**{key: value for key, value in batch.items() if key not in ASIDE})
     if isinstance(batch, (tuple, list)):
         if not batch:
             raise ValueError("batches holds an empty tuple, must hold inputs")
         return call(model, batch[0])
     return model(batch)
-
-
-def _samples(batch: Any) -> int | None:
-    """Length of the first tensor among the inputs."""
-    if isinstance(batch, (tuple, list)) and batch:
-        return _samples(batch[0])
-    if isinstance(batch, Mapping):
-        values = (value for key, value in batch.items() if key not in _ASIDE)
-        batch = next((value for value in values if isinstance(value, Tensor)), None)
-    return len(batch) if isinstance(batch, Tensor) and batch.ndim else None
 
 
 @contextmanager

@@ -11,8 +11,9 @@ from typing import Any, TypedDict
 from torch import Tensor, nn
 
 from rdprune.allocators import ALLOCATORS, Problem, counts
+from rdprune.aside import labels
 from rdprune.baselines import BASELINES
-from rdprune.batches import Forward, Runner, labels, preserved, read
+from rdprune.batches import Forward, Runner, preserved, read
 from rdprune.compared import features_of, in_question
 from rdprune.criteria import SampleErrors, parse
 from rdprune.distortion import Reference
@@ -292,7 +293,7 @@ class _Evaluation:
         scores = not features_of(runner.forward)
         self._labels = [labels(batch) if scores else None for batch in runner.batches]
         self._reference = Reference(
-            runner.outputs(), distortion=kind, beside=runner.beside(parse(kind))
+            runner.dense_outputs(), distortion=kind, beside=runner.beside(parse(kind))
         )
         self._right: int | None = None
 

@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -107,6 +108,9 @@ def find_function(option: str, spec: str) -> Callable[..., Any]:
         If the form is wrong, the function is missing, or importing fails.
     """
     module_name, colon, name = spec.partition(":")
+    if module_name.endswith(".py"):
+        dotted = ".".join(Path(module_name).with_suffix("").parts)
+        raise ValueError(f"{option} must name a module, not a file: {dotted}:{name or 'function'}")
     if not (module_name and colon and name):
         raise ValueError(f"{option} must be package.module:function, got {spec!r}")
     here = str(Path.cwd())
@@ -127,8 +131,12 @@ def find_function(option: str, spec: str) -> Callable[..., Any]:
 
 
 def _said(error: Exception) -> str:
-    """Return an error's kind and message; the message alone where it is meant for the user."""
-    return str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+    """Return an error's kind, message and place; the message alone where it is for the user."""
+    if type(error) is ValueError:
+        return str(error)
+    trace = traceback.extract_tb(error.__traceback__)
+    where = f" (at {trace[-1].filename}, line {trace[-1].lineno})" if trace else ""
+    return f"{type(error).__name__}: {error}{where}"
 
 
 def load_model(spec: str, device: str = "cpu") -> nn.Module:

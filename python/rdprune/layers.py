@@ -174,6 +174,8 @@ def _find_layers(
     model: nn.Module,
 ) -> tuple[dict[str, Prunable], dict[str, tuple[str, str]]]:
     """All layers by name, and those that cannot be pruned with their kind and the reason."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model is a {type(model).__name__}, must be a torch.nn.Module")
     occurrences: dict[int, list[_Place]] = {}
     refused: dict[str, tuple[str, str]] = {}
     for full_name, module in model.named_modules(remove_duplicate=False):

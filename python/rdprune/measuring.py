@@ -174,7 +174,7 @@ def measure(
             stack.enter_context(ranks.working())
         runner = Runner(model, data, forward, seed)
         reference = Reference(
-            runner.outputs(),
+            runner.dense_outputs(),
             distortion=distortion,
             projection=responses,
             seed=seed,

@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -198,6 +198,8 @@ def verify_table(reports: Iterable[VerifyReport]) -> Table:
     counts = ", ".join(f"{n:,}" for n in sorted({report.samples for report in rows}))
     states = sorted({f"{r.objective} objective, recovery {r.recovery}" for r in rows})
     grid.caption = f"{counts} samples; {'; '.join(states)}"
+    if repaired:
+        grid.caption += "; true: in the state measured; repaired: as `apply` with it writes it"
     return grid
 
 
@@ -255,14 +257,23 @@ def recipes_table(recipes: Iterable[Recipe]) -> Table:
     return grid
 
 
-def history_table(rounds: Iterable[Round]) -> Table:
-    """Return one row a round of iterative pruning, with the figures that evaluate returned."""
-    rounds = list(rounds)
+def history_table(rounds: Iterable[Round], dense: Mapping[str, float] | None = None) -> Table:
+    """Return one row a round of iterative pruning, the dense model first if its figures are known.
+
+    Columns have what evaluate returned, before and after the fine-tune, and what that returned.
+    """
+    rounds, dense = list(rounds), dense or {}
     figures = sorted({name for done in rounds for name in (*done.pruned, *done.tuned)})
+    told = sorted({name for done in rounds for name in done.finetune})
     heads = [f"{name} {when}" for name in figures for when in ("pruned", "tuned")]
+    heads += [f"{name}, training" for name in told]
     grid = new_grid("round", "target", "sparsity", "weights", "predicted", "distortion", *heads)
+    if dense:
+        cells = ("dense", "", "", f"{rounds[0].dense:,}" if rounds else "", "", "")
+        grid.add_row(*cells, *(number(dense.get(n)) for n in figures for _ in ("pruned", "tuned")))
     for done in rounds:
         values = [kind.get(name) for name in figures for kind in (done.pruned, done.tuned)]
+        values += [done.finetune.get(name) for name in told]
         grid.add_row(
             str(done.number),
             share(done.target),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +28,7 @@ from rdprune.settings import Settings
 from rdprune.sharing import scaled
 from rdprune.tensorfiles import load_weights_, save_weights
 from rdprune.verifying import verify
-from rdprune_core import Allocation, RDTable, allocate
+from rdprune_core import Allocation, FileFormatError, RDTable, allocate
 
 LEVELS = 98
 """Levels of a round unless told: densities that fall by 0.93."""
@@ -115,14 +116,15 @@ class Worker:
             self._rewind()
         if self._settings.repair != "none":
             repair_(self._model, self._data, recovery=self._settings.repair, forward=self._forward)
-        pruned = _figures("evaluate", evaluate(self._model) if evaluate else None)
+        pruned = figures("evaluate", evaluate(self._model) if evaluate else None)
         seed = self._settings.seed + number
         step = Step(number, rounds, 1 - checked.kept_total / self._dense, folder, seed)
         returned = self._finetune(finetune, step)
         strip_(self._model)
         self._relayout()
+        self._check_finite(number)
         verify_sparsity_(self._model, nested)
-        tuned = _figures("evaluate", evaluate(self._model) if evaluate else None)
+        tuned = figures("evaluate", evaluate(self._model) if evaluate else None)
         save_weights(folder / "weights.safetensors", self._model)
         cost = self._settings.cost
         self._run.finish(
@@ -148,10 +150,43 @@ class Worker:
             full = {n: torch.ones_like(p.parameter).bool() for n, p in self._layers.items()}
             return full, None
         folder = self._run.round(number)
-        load_weights_(folder / "weights.safetensors", self._model)
-        loaded = load_masks(folder / "masks.safetensors")
-        masks = {name: loaded[name] for name in self._layers}
-        return masks, Allocation.load(folder / "allocation.json")
+        try:
+            load_weights_(folder / "weights.safetensors", self._model)
+            loaded = load_masks(folder / "masks.safetensors")
+            masks = {name: loaded[name] for name in self._layers}
+            return masks, Allocation.load(folder / "allocation.json")
+        except (OSError, ValueError, KeyError) as error:
+            raise self._damaged(number, error) from error
+
+    def finish(self, number: int) -> None:
+        """Leave the model with the weights of a round.
+
+        Raises
+        ------
+        FileFormatError
+            If the round's file of weights is missing or damaged.
+        """
+        try:
+            load_weights_(self._run.round(number) / "weights.safetensors", self._model)
+        except (OSError, ValueError) as error:
+            raise self._damaged(number, error) from error
+
+    def _damaged(self, number: int, error: Exception) -> FileFormatError:
+        path = self._run.path / "history.json"
+        return FileFormatError(
+            f"round {number} of {self._run.path} is damaged ({error}): restore its files, or "
+            f'delete the entries from round {number} on under "rounds" in {path}, and it is done '
+            "again from the round before"
+        )
+
+    def _check_finite(self, number: int) -> None:
+        for name, value in self._model.state_dict().items():
+            wrong = 0 if not value.is_floating_point() else int((~value.isfinite()).sum())
+            if wrong:
+                raise ValueError(
+                    f"round {number}: after fine-tuning {wrong} values of {name!r} are NaN or "
+                    "infinite: training diverged; a lower learning rate may help"
+                )
 
     def _reset(self) -> None:
         """Set what a file of weights does not hold as it was at the start."""
@@ -245,7 +280,7 @@ class Worker:
             return {}
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(step.seed)
-            return _figures("finetune", finetune(self._model, step))
+            return figures("finetune", finetune(self._model, step))
 
     def _rewind(self) -> None:
         """Write the values of the start under the masks."""
@@ -268,7 +303,36 @@ class Worker:
                 parameter.data = data.copy_(parameter.data)
 
 
-def _figures(what: str, returned: Mapping[str, float] | None) -> dict[str, float]:
+def check_callable(what: str, function: Callable[..., Any] | None, arguments: str) -> None:
+    """Refuse, before the work, a function that cannot be called with so many arguments.
+
+    Raises
+    ------
+    ValueError
+        Names the argument and how it will be called.
+    """
+    if function is None:
+        return
+    if not callable(function):
+        raise ValueError(f"{what} is a {type(function).__name__}, must be a function")
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # some built-in callables have none
+        return
+    try:
+        signature.bind(*arguments.split(", "))
+    except TypeError as error:
+        raise ValueError(f"{what} is called as {what}({arguments}): {error}") from None
+
+
+def figures(what: str, returned: Mapping[str, float] | None) -> dict[str, float]:
+    """Return what a callable of the user's returned as finite numbers by name.
+
+    Raises
+    ------
+    ValueError
+        If one of them is not finite.
+    """
     found = {str(name): float(value) for name, value in (returned or {}).items()}
     for name, value in found.items():
         if not math.isfinite(value):

@@ -67,6 +67,13 @@ class RunFolder:
     A round counts as done when ``history.json`` holds it, which is written last. Beside it are
     ``round-001/table.npz``, ``allocation.json``, ``masks.safetensors``, ``weights.safetensors``.
 
+    Attributes
+    ----------
+    rounds : list of Round
+        Those that are done.
+    dense : dict of str to float
+        Figures of the model before the first round.
+
     Parameters
     ----------
     path : path-like
@@ -77,7 +84,8 @@ class RunFolder:
     Raises
     ------
     ValueError
-        If the folder belongs to a run with other settings; names the first that differs.
+        If the folder belongs to a run with other settings; names the first that differs. Or if it
+        has rounds but no history.
     FileFormatError
         If the history is damaged or of another kind.
     """
@@ -88,10 +96,17 @@ class RunFolder:
         remove_left_over(self.path)
         self._settings = json.loads(json.dumps(settings, allow_nan=False))
         self.rounds: list[Round] = []
+        self.dense: dict[str, float] = {}
         file = self.path / "history.json"
         found: dict[str, Any] = {}
         if file.exists():
             found, self.rounds = read_history(file)
+            self.dense = read_dense(file)
+        elif lost := sorted(self.path.glob("round-*")):
+            raise ValueError(
+                f"{self.path} holds {lost[0].name} of a run but no history.json: restore that, or "
+                "take another folder"
+            )
         if not self.rounds:
             self._write()
             return
@@ -109,6 +124,11 @@ class RunFolder:
         path.mkdir(exist_ok=True)
         return path
 
+    def begin(self, dense: Mapping[str, float]) -> None:
+        """Note the figures of the dense model."""
+        self.dense = dict(dense)
+        self._write()
+
     def finish(self, done: Round) -> None:
         """Add a round to the history: from here on it is done."""
         self.rounds.append(done)
@@ -119,6 +139,7 @@ class RunFolder:
             "format": FORMAT,
             "version": VERSION,
             "settings": self._settings,
+            "dense": self.dense,
             "rounds": [asdict(done) for done in self.rounds],
         }
         text = json.dumps(payload, indent=1, allow_nan=False) + "\n"
@@ -147,6 +168,21 @@ def read_history(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Rou
         raise FileFormatError(f"{path}: damaged or not a history of rdprune ({error})") from error
 
 
+def read_dense(path: str | os.PathLike[str]) -> dict[str, float]:
+    """Read the figures of the dense model of a ``history.json``; none in older ones.
+
+    Raises
+    ------
+    FileFormatError
+        If they are damaged.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8")).get("dense", {})
+        return {str(name): float(value) for name, value in found.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise FileFormatError(f"{path}: damaged or not a history of rdprune ({error})") from error
+
+
 def digest(values: Mapping[str, Tensor] | Iterable[Any]) -> str:
     """Digest of all tensors in a state dict or in batches: names, types, shapes and values."""
     found = hashlib.sha256()
@@ -162,4 +198,6 @@ def digest(values: Mapping[str, Tensor] | Iterable[Any]) -> str:
 
 def _short(value: Any) -> str:
     text = json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+    if len(text) <= 40:
+        return text
+    return f'{text[:36]}..."' if isinstance(value, str) else f"{text[:37]}..."

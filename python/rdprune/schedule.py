@@ -14,10 +14,9 @@ from rdprune.layers import prunable
 from rdprune.rounds import Evaluate as Evaluate
 from rdprune.rounds import Finetune as Finetune
 from rdprune.rounds import Step as Step
-from rdprune.rounds import Worker
+from rdprune.rounds import Worker, check_callable, figures
 from rdprune.runfolder import Round, RunFolder, digest
 from rdprune.settings import Settings, plain_levels
-from rdprune.tensorfiles import load_weights_
 
 
 def iterate(
@@ -73,7 +72,8 @@ def iterate(
     finetune : callable, optional
         ``finetune(model, step)`` trains the model, masked by `torch.nn.utils.prune`, in place.
     evaluate : callable, optional
-        ``evaluate(model)`` returns figures for the history.
+        ``evaluate(model)`` returns figures for the history: of the dense model, and of each
+        round's before and after its fine-tune.
     method : str
         ``"rdprune"``, or one of ``rdprune.allocators.ALLOCATORS`` to compare with.
     cost : str
@@ -113,7 +113,9 @@ def iterate(
     ------
     ValueError
         If an argument is out of range, the folder is of another run, or a round would keep
-        nothing.
+        nothing, or fine-tuning leaves a weight that is not finite.
+    FileFormatError
+        If the files of the last round that was done are missing or damaged.
     SparsityLostError
         If a weight under a mask is not zero after fine-tuning.
     """
@@ -123,6 +125,8 @@ def iterate(
     )  # fmt: skip
     found = prunable(model, ignore=ignore, layers=layers)
     settings.check(model, found, rounds)
+    check_callable("finetune", finetune, "model, step")
+    check_callable("evaluate", evaluate, "model")
     data = read(batches)
     said = asdict(settings)
     if not settings.shaped:  # as in folders that are older than these settings
@@ -131,9 +135,11 @@ def iterate(
     run = RunFolder(folder, said if identity is None else {**said, "identity": dict(identity)})
     worker = Worker(model, found, data, run, settings, forward, progress)
     try:
+        if evaluate is not None and not run.rounds and not run.dense:
+            run.begin(figures("evaluate", evaluate(model)))
         for number in range(len(run.rounds) + 1, rounds + 1):
             worker.work(number, rounds, finetune, evaluate)
-        load_weights_(run.round(rounds) / "weights.safetensors", model)
+        worker.finish(rounds)
     except BaseException:
         worker.undo()
         raise

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rdprune.batches import Forward, Runner, call, labels, output_tensor, preserved, read
+from rdprune.aside import labels
+from rdprune.batches import Forward, Runner, call, output_tensor, preserved, read
 from rdprune.inputs import input_squares
 from rdprune.layers import Prunable
 from rdprune.recovery import recovered

@@ -214,7 +214,7 @@ def trial(
         stack.enter_context(preserved(model))
         runner = Runner(model, data, forward, seed)
         reference = Reference(
-            runner.outputs(),
+            runner.dense_outputs(),
             distortion=distortion,
             projection=projection,
             seed=seed,

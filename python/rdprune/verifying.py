@@ -212,7 +212,7 @@ class _Trial:
         runner = self.runner(self.dense)
         with recovered(self.dense, state), preserved(self.dense):
             return Reference(
-                runner.outputs(),
+                runner.dense_outputs(),
                 distortion=self.distortion,
                 beside=runner.beside(parse(self.distortion)),
             )
@@ -314,7 +314,8 @@ def _check_measured(source: nn.Module, allocation: Allocation, what: str) -> boo
     if digest != signature(source)["digest"]:
         raise ValueError(
             f"{what} does not have the weights that were measured for this allocation, or it is "
-            "pruned already: give dense= the dense model that was measured"
+            "pruned already: give the dense model that was measured, as dense= where this one is "
+            "to be verified"
         )
     return True
 

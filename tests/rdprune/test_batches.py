@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from rdprune.aside import labels, loss_labels
 from rdprune.batches import (
     Runner,
-    labels,
-    loss_labels,
     output_tensor,
     preserved,
     read,
@@ -111,6 +110,7 @@ def test_bad_outputs(output, message):
         (iter(()), "batches is empty"),
         (X, "batches is a Tensor, must be an iterable of batches"),
         ({"x": X}, "batches is a dict"),
+        ((X, torch.zeros(3)), r"is it one batch\? Then \[batch\]"),
         ("ab", "batches is a str"),
         (None, "batches is a NoneType"),
         (7, "batches is a int"),

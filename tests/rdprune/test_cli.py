@@ -303,6 +303,8 @@ def test_constraints_reach_the_solver() -> None:
     assert capped["options"] == ["0.0", "0.8"]
     rest = ["table.npz", "--sparsity", "0.5", "--forbid", "3.weight=0.5"]
     assert succeed("allocate", *rest)["options"][1] != "0.5"
+    both = succeed("allocate", "table.npz", "--budget", "100", "--budget", "macs=60%")
+    assert both["budget"] == {"params": 100, "macs": 115}
     tied = succeed("allocate", "table.npz", "--budget", "100", "--tie", "0.weight,3.weight")
     assert tied["options"] == ["0.5", "0.5"]
     after = succeed("allocate", "table.npz", "--budget", "params=100%", "--previous", "a.json")
@@ -412,6 +414,10 @@ BAD = {
         "Missing option '--model'",
     ),
     "no colon": (["measure", *USE, "--model", "mine", "--output", "t"], "package.module:function"),
+    "a file": (
+        ["measure", *USE, "--model", "mine.py:model", "--output", "t"],
+        "--model must name a module, not a file: mine:model",
+    ),
     "no module": (["measure", *USE, "--model", "nowhere:f", "--output", "t"], "No module named"),
     "typo": (["measure", *USE, "--model", "typo:model", "--output", "t"], "SyntaxError"),
     "misspelt": (["measure", *USE, "--model", "mine:modle", "--output", "t"], "close: model"),
@@ -423,7 +429,7 @@ BAD = {
     ),
     "assertion": (
         ["measure", *USE, "--model", "mine:asserts", "--output", "t"],
-        "the model cannot run on batch 0: AssertionError: no",
+        "the model cannot run on batch 0, a tuple of 2: AssertionError: no",
     ),
     "a folder": (["measure", *USE, "--output", "."], "Is a directory"),
     "raises": (["measure", *USE, "--model", "mine:broken", "--output", "t"], "KeyError: 'weights'"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_model
 
 from rdprune.demo import data, network, run, train
 
@@ -158,3 +159,11 @@ def test_run_can_speak_json_alone(tmp_path: Path, capsys: pytest.CaptureFixture[
     for sparsity in (0.5, 0.8):
         rows = [row for row in found["compare"] if row["sparsity"] == sparsity]
         assert len({row["kept"] for row in rows if row["method"] != "joint"}) == 1
+
+
+def test_weights_of_another_depth(tmp_path: Path) -> None:
+    """A few of the names that do not fit are named, and the others counted."""
+    path = tmp_path / "deeper.safetensors"
+    save_model(network.ResNet(26), str(path))
+    with pytest.raises(ValueError, match=r"not the network's: [^,]+, [^,]+, [^,]+ and \d+ more$"):
+        network.load_weights(network.ResNet(20), path)

@@ -400,3 +400,31 @@ def test_metadata_is_json(network, batches):
     """The metadata can be written as JSON."""
     table = measure(network, batches, levels=2, progress=False)
     assert json.loads(json.dumps(table.metadata)) == table.metadata
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        ("weight", r"so does the weight '0\.weight'"),
+        ("batch", "so does the batch"),
+        ("neither", "the weights and the batch hold none"),
+    ],
+)
+def test_where_nan_comes_from(damage: str, reason: str) -> None:
+    """A dense output that is not finite names a weight, or the batch, or neither."""
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    batch = torch.ones(2, 4)
+    if damage == "neither":
+        model[1].bias.data.fill_(3e38)
+        model[1].weight.data.fill_(3e38)
+        model[0].weight.data.fill_(1.0)
+    else:
+        (model[0].weight.data if damage == "weight" else batch)[0, 0] = torch.nan
+    with pytest.raises(ValueError, match=rf"output on batch 0 is not finite.*{reason}"):
+        measure(model, [batch], levels=3, progress=False)
+
+
+def test_a_state_dict_is_no_model() -> None:
+    """What holds the weights alone is called by its type."""
+    with pytest.raises(ValueError, match=r"model is a OrderedDict, must be a torch\.nn\.Module"):
+        measure(nn.Linear(2, 1).state_dict(), [torch.ones(1, 2)])  # type: ignore[arg-type]

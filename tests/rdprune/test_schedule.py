@@ -18,7 +18,7 @@ from torch import nn
 from rdprune.layers import prunable
 from rdprune.masking import load_masks, masks
 from rdprune.measuring import measure
-from rdprune.runfolder import read_history
+from rdprune.runfolder import read_dense, read_history
 from rdprune.schedule import iterate
 from rdprune.settings import METHODS
 from rdprune.shapes import geometry, nested_mask
@@ -307,6 +307,8 @@ def test_masks_stay_nested_through_zeros(network, batches, tmp_path):
         ({"rounds": 40}, "rounds is 40: at amount 0.2 the last would keep none of the 174"),
         ({"method": "best"}, "method is 'best', must be one of rdprune"),
         ({"method": "lamp", "cost": "macs"}, "method 'lamp' counts params, not 'macs'"),
+        ({"finetune": lambda _model: None}, r"finetune is called as finetune\(model, step\)"),
+        ({"evaluate": 3}, "evaluate is a int, must be a function"),
         ({"method": "owl", "objective": "joint"}, "method 'owl' has no objective: 'joint' is ours"),
         ({"method": "lamp", "shapes": ["2:4"]}, "method 'lamp' removes single weights"),
         ({"criterion": "size"}, "criterion is 'size'"),
@@ -337,13 +339,14 @@ def test_repair_needs_something_to_repair(batches, tmp_path):
 
 
 def test_nothing_of_another_network_is_used(network, batches, tmp_path):
-    """What a folder without a history holds, or lost one, is measured again for this network."""
+    """What was measured for another network in a folder without a round is measured again."""
     options = {"rounds": 1, "levels": 11, "progress": False}
     other, again = copy.deepcopy(network), copy.deepcopy(network)
     for parameter in other.parameters():
         parameter.data = parameter.data.flip(0)
-    iterate(other, batches, folder=tmp_path / "run", **options)
-    (tmp_path / "run" / "history.json").unlink()
+    with pytest.raises(RuntimeError, match="stop"):
+        iterate(other, batches, folder=tmp_path / "run", finetune=_stop, **options)
+    assert (tmp_path / "run" / "round-001" / "table.npz").exists()
     iterate(network, batches, folder=tmp_path / "run", **options)
     iterate(again, batches, folder=tmp_path / "fresh", **options)
     found, expected = (
@@ -354,6 +357,51 @@ def test_nothing_of_another_network_is_used(network, batches, tmp_path):
         for a, b in zip(found.distortion, expected.distortion, strict=True)
     )
     assert network.conv1.weight.equal(again.conv1.weight)
+
+
+def _stop(_model, _step):
+    raise RuntimeError("stop")
+
+
+def test_a_folder_that_lost_its_history(network, batches, tmp_path):
+    """Rounds without one are refused, whoever's they are, and stay."""
+    iterate(network, batches, folder=tmp_path, rounds=1, levels=3, progress=False)
+    (tmp_path / "history.json").unlink()
+    weights = (tmp_path / "round-001" / "weights.safetensors").read_bytes()
+    with pytest.raises(ValueError, match=r"holds round-001 of a run but no history\.json"):
+        iterate(network, batches, folder=tmp_path, rounds=1, levels=3, progress=False)
+    assert (tmp_path / "round-001" / "weights.safetensors").read_bytes() == weights
+
+
+def test_a_fine_tune_that_diverges(network, batches, tmp_path):
+    """NaN is called so, not lost zeros."""
+
+    def diverge(model, _step):
+        model.conv1.weight_orig.data.fill_(torch.nan)
+
+    with pytest.raises(ValueError, match=r"round 1: after fine-tuning \d+ values of 'conv1"):
+        iterate(
+            network, batches, folder=tmp_path, rounds=1, levels=3, finetune=diverge, progress=False
+        )
+    assert all(parameter.isfinite().all() for parameter in network.parameters())
+
+
+def test_the_dense_figures(network, batches, tmp_path):
+    """`evaluate` judges the dense model too, once; the history file has what it says."""
+    judged = []
+
+    def evaluate(model):
+        judged.append(float(model.conv1.weight.detach().abs().sum()))
+        return {"sum": judged[-1]}
+
+    options = {"folder": tmp_path, "levels": 3, "evaluate": evaluate, "progress": False}
+    again = copy.deepcopy(network)
+    iterate(network, batches, rounds=1, **options)
+    assert len(judged) == 3
+    assert read_dense(tmp_path / "history.json") == {"sum": judged[0]}
+    iterate(again, batches, rounds=2, **options)
+    assert len(judged) == 5
+    assert read_dense(tmp_path / "history.json") == {"sum": judged[0]}
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt()])
@@ -415,16 +463,24 @@ def test_the_previous_options_are_among_the_levels(network, batches, tmp_path):
 
 
 def test_damaged_weights(network, batches, tmp_path):
-    """One flipped bit in a round's weights is an error in the next."""
-    dense = copy.deepcopy(network)
+    """One flipped bit in a round's weights is an error that says how to do the round again."""
+    dense, again = copy.deepcopy(network), copy.deepcopy(network)
     options = {"folder": tmp_path, "levels": 3, "amount": 0.3, "progress": False}
     iterate(network, batches, rounds=1, **options)
     path = tmp_path / "round-001" / "weights.safetensors"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(bytes(data))
-    with pytest.raises(FileFormatError, match=r"weights\.safetensors: damaged"):
-        iterate(dense, batches, rounds=2, **options)
+    for rounds in (1, 2):
+        with pytest.raises(
+            FileFormatError, match=r"round 1 .*weights\.safetensors: damaged.*rounds"
+        ):
+            iterate(dense, batches, rounds=rounds, **options)
+    history = json.loads((tmp_path / "history.json").read_text())
+    history["rounds"] = []
+    (tmp_path / "history.json").write_text(json.dumps(history))
+    iterate(again, batches, rounds=1, **options)
+    assert again.conv1.weight.equal(network.conv1.weight)
 
 
 def test_an_identity_of_the_callers(network, batches, tmp_path):

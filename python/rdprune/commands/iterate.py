@@ -181,19 +181,24 @@ def _run(
     **options: Any,
 ) -> None:
     import rdprune
+    from rdprune.runfolder import read_dense
 
     check_folders(json)
+    if finetune is not None:
+        options["identity"] = {"finetune": finetune}
     history = rdprune.iterate(
         load_model(model, device), batches, folder=folder,
         finetune=None if finetune is None else find_function("--finetune", finetune),
         evaluate=None if evaluate is None else find_function("--evaluate", evaluate),
         **options,
     )  # fmt: skip
+    dense = read_dense(folder / "history.json")
     weights = folder / f"round-{len(history):03d}" / "weights.safetensors"
     payload = {
         "folder": str(folder),
         "weights": str(weights),
+        "dense": dense,
         "rounds": [asdict(done) for done in history],
     }
     line = f"pruned weights written to {weights}"
-    emit(json, payload, lambda out: out.print(report.history_table(history), line))
+    emit(json, payload, lambda out: out.print(report.history_table(history, dense), line))

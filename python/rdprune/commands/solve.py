@@ -100,10 +100,11 @@ def allocate(
 
 
 def parse_budget(entries: list[str]) -> int | str | dict[str, int | str] | None:
-    """Return a lone amount as itself, ``cost=amount`` entries as a dict."""
+    """Return a lone amount as itself, several entries as a dict: without a name it is params."""
     if len(entries) == 1 and "=" not in entries[0]:
         return amount(entries[0])
-    return pairs("--budget", "COST=AMOUNT", entries)
+    named = [entry if "=" in entry else f"params={entry}" for entry in entries]
+    return pairs("--budget", "COST=AMOUNT", named)
 
 
 def parse_forbidden(entries: list[str]) -> dict[str, list[str]]:

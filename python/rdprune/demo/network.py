@@ -6,6 +6,7 @@ Image Recognition*, CVPR 2016: 6n + 2 layers, widths 16, 32 and 64, shortcuts wi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -124,8 +125,24 @@ def load_weights(model: nn.Module, path: Path) -> nn.Module:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"{path} does not fit the network: {error}") from error
+        raise ValueError(f"{path} does not fit the network: {_unfit(model, state)}") from error
     return model.eval()
+
+
+def _unfit(model: nn.Module, state: Mapping[str, Tensor]) -> str:
+    """Return what is missing, superfluous or of another shape, a few of each by name."""
+    own = model.state_dict()
+    shapes = [n for n in own if n in state and own[n].shape != state[n].shape]
+    found = {
+        "missing": [name for name in own if name not in state],
+        "not the network's": [name for name in state if name not in own],
+        "of another shape": shapes,
+    }
+    return "; ".join(
+        f"{what}: {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if names[3:] else "")
+        for what, names in found.items()
+        if names
+    )
 
 
 def untrained() -> ResNet:
