@@ -10,6 +10,7 @@ import typer
 from rdprune.bench import experiments
 from rdprune.bench.experiments import Networks, Tested
 from rdprune.bench.iterative import iterative
+from rdprune.bench.ranks import ranks
 from rdprune.bench.shaped import shapes
 from rdprune.commands.options import Json
 from rdprune.console import check_folders, console, emit
@@ -26,6 +27,10 @@ app.command(
     "--weights resnet20_cifar10_jpeg.safetensors"
 )(iterative)
 app.command(epilog="\b\nExample:\n  rdprune bench shapes --network mnist")(shapes)
+app.command(
+    epilog="\b\nExample:\n  rdprune bench ranks\n"
+    "  rdprune bench ranks --network resnet32 --levels 21 --repeats 3 --json ranks.json"
+)(ranks)
 
 
 app.command(

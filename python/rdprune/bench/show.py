@@ -276,9 +276,9 @@ def memory_table(records: list[Record]) -> Table:
     return grid
 
 
-def verdict_table(verdicts: list[Verdict]) -> Table:
-    """Return one row a target."""
-    words = {True: "[green]hit[/]", False: "[bold red]missed[/]", None: "open: a time limit"}
+def verdict_table(verdicts: list[Verdict], *, opened: str = "a time limit") -> Table:
+    """Return one row a target; `opened` says what left it open."""
+    words = {True: "[green]hit[/]", False: "[bold red]missed[/]", None: f"open: {opened}"}
     grid = _grid("target", "this run", "", left=("target", "this run", ""))
     for verdict in verdicts:
         grid.add_row(verdict.target, verdict.figure, words[verdict.hit])

@@ -52,13 +52,9 @@ def timed(call: Callable[[], T]) -> tuple[Time, T]:
 
 def machine() -> dict[str, str | int]:
     """Name the processor, its cores that this process may use, Python and the packages."""
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS
-        cores = os.cpu_count() or 1
     found: dict[str, str | int] = {
         "cpu": _cpu(),
-        "cores": cores,
+        "cores": cores(),
         "system": platform.system(),
         "python": platform.python_version(),
     }
@@ -68,6 +64,14 @@ def machine() -> dict[str, str | int]:
         except PackageNotFoundError:
             found[package] = "missing"
     return found
+
+
+def cores() -> int:
+    """Count the cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS
+        return os.cpu_count() or 1
 
 
 def _cpu() -> str:
