@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -154,7 +153,7 @@ def compare(
         seed, state = table.metadata.get("seed", 0), table.metadata.get("recovery", "none")
         run = _Network(model, data, further, forward, kind, int(seed), state)
         orders = [magnitude_order(w, layer=n) for n, w in zip(layers, saved, strict=True)]
-        meter = stack.enter_context(progress_bar(Counter(plan.method for plan in plans), progress))
+        meter = stack.enter_context(progress_bar(len(plans), progress))
         for plan in plans:
             meter.advance(plan.method, 0)
             for layer, weight, order in zip(layers.values(), saved, orders, strict=True):

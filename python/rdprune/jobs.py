@@ -12,12 +12,39 @@ import torch
 from rdprune.distortion import Measurement
 from rdprune.layers import Prunable
 from rdprune.options import Option
+from rdprune.prefix import Prefix
 from rdprune.ranks import Ranks
 
 PIECES = 8
 """Pieces of work for each rank, so that all end at about the same time."""
 SMALLEST, LARGEST = 4, 25
 """Options in a piece: fewer do not pay for recording what runs before the layer."""
+
+OVERHEAD = 0.01
+"""Part of a pass that an option takes besides its own: masking, comparing, keeping."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Options of a layer that one rank measures in one go.
+
+    Attributes
+    ----------
+    job : Job
+    options : list of Option
+    start, each : float
+        Passes that the first option takes more than others do, and that every option takes.
+    """
+
+    job: Job
+    options: list[Option]
+    start: float
+    each: float
+
+    @property
+    def cost(self) -> float:
+        """Passes that the piece takes."""
+        return self.start + len(self.options) * self.each
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,27 +74,38 @@ class Job:
             labels.setdefault(option.key, []).append(option.label)
         return Job(layer, {option.key: option for option in options}, labels, {})
 
-    @property
-    def average(self) -> float:
-        """Passes that an option needs on average."""
-        return len(self.options) / sum(map(len, self.labels.values()))
-
     def left(self) -> list[Option]:
         """Return the options that are not measured yet."""
         return [option for key, option in self.options.items() if key not in self.done]
 
 
-def cut(jobs: Sequence[Job], ranks: int) -> list[tuple[Job, list[Option]]]:
-    """Cut what is left to do in pieces, layer after layer, for so many ranks."""
-    if ranks == 1:
-        return [(job, left) for job in jobs if (left := job.left())]
+def cut(
+    jobs: Sequence[Job], ranks: int, prefix: Prefix | None = None, fewest: int = 0
+) -> list[Piece]:
+    """Cut what is left to do in pieces, layer after layer, for so many ranks.
+
+    With `prefix`, whoever begins a layer with at least `fewest` options runs what the layer before
+    leaves to run, to record it, and one pass of the whole model, to check the records.
+    """
     total = sum(len(job.left()) for job in jobs)
-    size = min(max(math.ceil(total / (PIECES * ranks)), SMALLEST), LARGEST)
-    pieces = []
+    size = total if ranks == 1 else math.ceil(total / (PIECES * ranks))
+    size = size if ranks == 1 else min(max(size, SMALLEST), LARGEST)
+    pieces, before = [], 1.0
     for job in jobs:
         left = job.left()
-        parts = math.ceil(len(left) / size)
-        pieces += [(job, left[part::parts]) for part in range(parts)]
+        parts = math.ceil(len(left) / size) if left else 0
+        for part in range(parts):
+            options = left[part::parts]
+            start, each = 0.0, 1.0
+            share = 1.0 if prefix is None else prefix.shares[job.layer.name]
+            if prefix is not None and share < 1 and prefix.trusts(job.layer):
+                start, each = max(0.0, before - share), share
+            elif share < 1 and len(options) >= fewest:
+                start, each = before + 1.0, share
+            if part:
+                start = 0.0  # whoever measured the first part has the records
+            before = share if each < 1 else before
+            pieces.append(Piece(job, options, start, each + OVERHEAD))
     return pieces
 
 

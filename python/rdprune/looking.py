@@ -16,7 +16,7 @@ from rdprune.layers import prunable, signature
 from rdprune.levels import read_levels
 from rdprune.menu import menu
 from rdprune.options import MASK
-from rdprune.probing import STEP, first_order
+from rdprune.probing import first_order
 from rdprune.progress import progress_bar
 from rdprune.recovery import recovered
 from rdprune.tabling import Findings
@@ -74,7 +74,7 @@ def first_look(
     with recovered(model, recovery), preserved(model):
         runner = Runner(model, data, forward, seed)
         macs = layer_macs(found, runner)
-        with progress_bar({STEP: probes * len(data)}, progress) as meter:
+        with progress_bar(probes * len(data), progress) as meter:
             responses = first_order(found, kept, runner, probes=probes, seed=seed, meter=meter)
     metadata = {
         "model": signature(model),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -150,9 +149,7 @@ def _in_the_open(layers: Mapping[str, Prunable]) -> Iterator[None]:
     with ExitStack() as stack:
         stack.callback(torch.backends.mha.set_fastpath_enabled, enabled)
         torch.backends.mha.set_fastpath_enabled(False)
-        # A compiled layer else "never runs". Where torch's compiler has not been imported nothing is
-        # compiled, and importing it takes seconds.
-        if hasattr(torch.compiler, "set_stance") and "torch._dynamo" in sys.modules:  # torch 2.6
+        if hasattr(torch.compiler, "set_stance"):  # torch 2.6; a compiled layer else "never runs"
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", r"Using `torch.compile\(module\)` when there are global")

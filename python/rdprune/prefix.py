@@ -103,7 +103,7 @@ class Prefix:
         self._batches = found.batches
         total = sum(batch.seconds for batch in found.batches)
         for name in layers:
-            saved = sum(plan_of(batch, name).seconds for batch in found.batches)
+            saved = sum(plan.seconds for plan in self._fitting(name).values())
             self.shares[name] = min(1.0, max(0.0, 1 - saved / total))
         self._stateful = found.stateful
         if not found.stateful:
@@ -150,13 +150,7 @@ class Prefix:
             Whether `reusing` can be used for this layer, once it `agrees`. False where nothing
             can be reused, or where the dense network does not give the reference, which warns.
         """
-        plans = [plan_of(batch, layer.name) for batch in self._batches]
-        room = self._memory
-        self._plans = {}
-        for index, plan in enumerate(plans):
-            if plan.replaced and plan.nbytes <= room:
-                self._plans[index] = plan
-                room -= plan.nbytes
+        self._plans = self._fitting(layer.name)
         if not self._plans:
             return False
         for index in self._held.keys() - self._plans.keys():
@@ -174,6 +168,16 @@ class Prefix:
             pass
         self.forget(layer)
         return False
+
+    def _fitting(self, name: str) -> dict[int, Plan]:
+        """Return, by batch, what a layer can reuse, of the batches whose records fit."""
+        room, fitting = self._memory, {}
+        for index, batch in enumerate(self._batches):
+            plan = plan_of(batch, name)
+            if plan.replaced and plan.nbytes <= room:
+                fitting[index] = plan
+                room -= plan.nbytes
+        return fitting
 
     def trusts(self, layer: Prunable) -> bool:
         """Whether a pass with this layer's records has agreed with one of the whole model."""

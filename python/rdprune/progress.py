@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -17,10 +17,8 @@ class Meter:
 
     Parameters
     ----------
-    counts : mapping of str to int
-        Steps under each name.
-    costs : mapping of str to float, optional
-        What a step under each name costs, in any unit; alike unless told.
+    total : int
+        Steps.
     changed : callable, optional
         Called with this meter when something was done.
     clock : callable
@@ -32,47 +30,55 @@ class Meter:
         What is being worked on.
     done, total : int
         Steps.
-    costs : dict of str to float
-        What a step under each name costs.
     """
 
     def __init__(
         self,
-        counts: Mapping[str, int],
-        costs: Mapping[str, float] | None = None,
+        total: int,
         changed: Callable[[Meter], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = ""
         self.done = 0
-        self.total = sum(counts.values())
-        self.costs = dict.fromkeys(counts, 1.0) if costs is None else dict(costs)
-        self._remaining = sum(count * self.costs[name] for name, count in counts.items())
+        self.total = total
+        self._remaining = float(total)
         self._spent = 0.0
         self._elsewhere = (0, 0.0)
         self._changed = changed
         self._clock = clock
-        self._started = clock()
+        self._started = self._began = self._latest = clock()
 
-    def advance(self, name: str, steps: int = 1, *, found: bool = False) -> None:
-        """Note that `steps` more are done under `name`; `found` ones took no time."""
-        self.name = name
-        self.done += steps
-        cost = steps * self.costs[name]
-        self._remaining -= cost
-        if not found:
-            self._spent += cost
-        if self._changed is not None:
-            self._changed(self)
+    def expect(self, cost: float) -> None:
+        """Note what the steps that are left will cost together, in any unit; the work begins."""
+        self._remaining = cost
+        self._began = self._latest = self._clock()
+
+    def found(self, name: str, steps: int) -> None:
+        """Note steps under `name` that took no work; `expect` says what is left."""
+        self._note(name, steps)
+
+    def advance(self, name: str, steps: int = 1, cost: float | None = None) -> None:
+        """Note that `steps` more are done under `name`, and what they cost; 1 each unless told."""
+        self._work(float(steps) if cost is None else cost)
+        self._note(name, steps)
 
     def elsewhere(self, steps: int, cost: float) -> None:
         """Note how many steps others have done so far, and what these cost."""
-        before = self._elsewhere
-        self._elsewhere = (steps, cost)
-        self.done += steps - before[0]
-        self._remaining -= cost - before[1]
-        self._spent += cost - before[1]
-        if self._changed is not None and steps > before[0]:
+        before, self._elsewhere = self._elsewhere, (steps, cost)
+        if cost > before[1]:
+            self._work(cost - before[1])
+        if steps > before[0]:
+            self._note(self.name, steps - before[0])
+
+    def _work(self, cost: float) -> None:
+        self._remaining -= cost
+        self._spent += cost
+        self._latest = self._clock()
+
+    def _note(self, name: str, steps: int) -> None:
+        self.name = name
+        self.done += steps
+        if self._changed is not None:
             self._changed(self)
 
     @property
@@ -87,29 +93,29 @@ class Meter:
             return 0.0
         if self._spent <= 0:
             return None
-        return max(0.0, self.elapsed * self._remaining / self._spent)
+        worked, since = self._latest - self._began, self._clock() - self._latest
+        return max(0.0, worked * self._remaining / self._spent - since)
 
 
 @contextmanager
 def progress_bar(
-    counts: Mapping[str, int],
+    total: int,
     shown: bool,
-    costs: Mapping[str, float] | None = None,
 ) -> Iterator[Meter]:
     """Show a meter on stderr, if it is to be shown: a bar on a terminal, else a line now and then.
 
     Parameters
     ----------
-    counts, costs : mappings
-        As for `Meter`.
+    total : int
+        Steps.
     shown : bool
         Show it at all.
     """
     if not shown:
-        yield Meter(counts, costs)
+        yield Meter(total)
     elif sys.stderr.isatty():
         with _bar() as changed:
-            yield Meter(counts, costs, changed)
+            yield Meter(total, changed)
     else:
         printed = [time.monotonic()]
 
@@ -120,7 +126,7 @@ def progress_bar(
                 sys.stderr.write(f"{line(meter)}\n")
                 sys.stderr.flush()
 
-        yield Meter(counts, costs, changed)
+        yield Meter(total, changed)
 
 
 def line(meter: Meter) -> str:

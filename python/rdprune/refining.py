@@ -27,7 +27,7 @@ from rdprune.layers import Prunable
 from rdprune.progress import progress_bar
 from rdprune.recovery import fits, spelled
 from rdprune.trial import table_layers, trial
-from rdprune.trust_region import STEP, Limit, Refined, Search
+from rdprune.trust_region import Limit, Refined, Search
 from rdprune_core import Allocation, RDTable, allocate, predictions
 from rdprune_core.budget import Budget, read_budgets
 from rdprune_core.constraints import Bounds, Constraints, read_constraints
@@ -146,7 +146,7 @@ def refine(
             reuse=reuse,
             store=store,
         ) as network,
-        progress_bar({STEP: total}, progress) as meter,
+        progress_bar(total, progress) as meter,
     ):
         search = Search(
             table, network, layers, state, bounds.read(table), bounds.tied, limit, meter

@@ -15,7 +15,7 @@ import torch
 from rdprune.adaptive import Wanted
 from rdprune.batches import Runner
 from rdprune.distortion import Measurement, Reference
-from rdprune.jobs import Job, cut, trade
+from rdprune.jobs import Job, Piece, cut, trade
 from rdprune.layers import Prunable, signature
 from rdprune.magnitude import saved_weights, write_masked
 from rdprune.memory import release
@@ -81,23 +81,18 @@ class Sweep:
             name: Job.of(findings.layers[name], [findings.options[name][at] for at in row])
             for name, row in wanted.items()
         }
-        counts = {name: len(row) for name, row in wanted.items()}
+        total = sum(map(len, wanted.values()))
         shown = progress and (self.ranks is None or self.ranks.rank == 0)
-        with progress_bar(counts, shown, self._costs(jobs)) as meter:
+        with progress_bar(total, shown) as meter:
             self._recall(jobs, meter)
-            for job, options in self._pieces(jobs, meter):
-                self._measure_piece(job, options, meter)
+            for piece in self._pieces(jobs, meter):
+                self._measure_piece(piece, meter)
                 release()
             self._trade(jobs)
         for name, job in jobs.items():
             found = [job.done[findings.options[name][at].key] for at in wanted[name]]
             known = findings.measured.setdefault(name, {})
             known.update(zip(wanted[name], found, strict=True))
-
-    def _costs(self, jobs: Mapping[str, Job]) -> dict[str, float]:
-        """Which part of a pass one option of each layer takes on average."""
-        shares = {} if self.prefix is None else self.prefix.shares
-        return {name: shares.get(name, 1.0) * job.average for name, job in jobs.items()}
 
     def options(
         self, layer: Prunable, options: Sequence[Option]
@@ -149,7 +144,7 @@ class Sweep:
                     job.done[key] = found
         self._trade(jobs)
         for name, job in jobs.items():
-            meter.advance(name, sum(len(job.labels[key]) for key in job.done), found=True)
+            meter.found(name, sum(len(job.labels[key]) for key in job.done))
 
     def _trade(self, jobs: Mapping[str, Job]) -> None:
         """Have all ranks know, and all stores keep, what any rank has measured."""
@@ -157,30 +152,33 @@ class Sweep:
             for name, key in trade(self.ranks, jobs):
                 self._keep(name, key, jobs[name].done[key])
 
-    def _pieces(self, jobs: Mapping[str, Job], meter: Meter) -> Iterator[tuple[Job, list[Option]]]:
+    def _pieces(self, jobs: Mapping[str, Job], meter: Meter) -> Iterator[Piece]:
         """Yield what is left to measure, layer after layer: all of it, or this rank's share."""
         order = jobs if self.prefix is None else self.prefix.order
-        left = [jobs[name] for name in order if name in jobs]
+        size = 1 if self.ranks is None else self.ranks.size
+        pieces = cut([jobs[n] for n in order if n in jobs], size, self.prefix, self.fewest)
+        costs = [piece.cost for piece in pieces]
+        meter.expect(sum(costs))
         if self.ranks is None:
-            yield from cut(left, 1)
+            yield from pieces
             return
         self.ranks.waiting = partial(self._overview, meter)
-        pieces = cut(left, self.ranks.size)
-        costs = self._costs(jobs)
-        for index in self.ranks.shared([costs[j.layer.name] * len(row) for j, row in pieces]):
+        for index in self.ranks.shared(costs):
             yield pieces[index]
 
-    def _measure_piece(self, job: Job, options: list[Option], meter: Meter) -> None:
+    def _measure_piece(self, piece: Piece, meter: Meter) -> None:
         """Measure options of a layer, each once."""
+        job, cost = piece.job, piece.start + piece.each
         name = job.layer.name
-        meter.advance(name, 0)
-        for option, measurement in self._measured(job.layer, options):
+        meter.advance(name, 0, 0.0)
+        for option, measurement in self._measured(job.layer, list(piece.options)):
             labels = job.labels[option.key]
             job.done[option.key] = measurement
             if self.ranks is not None:
-                self.ranks.tell(len(labels), len(labels) * meter.costs[name])
+                self.ranks.tell(len(labels), cost)
                 self._overview(meter)
-            meter.advance(name, len(labels))
+            meter.advance(name, len(labels), cost)
+            cost = piece.each
 
     def _overview(self, meter: Meter) -> None:
         """Let rank 0 show what the others do."""

@@ -19,26 +19,41 @@ class Clock:
 def test_the_rest_is_weighed_by_its_costs():
     """Of 10 steps at 4 and 20 at 1, five dear ones in 20 s leave 5 * 4 + 20 * 1 = 40 s."""
     clock = Clock()
-    meter = Meter({"a": 10, "b": 20}, {"a": 4.0, "b": 1.0}, clock=clock)
+    meter = Meter(30, clock=clock)
+    meter.expect(60.0)
     assert meter.left is None
     clock.now = 20.0
-    meter.advance("a", 5)
+    meter.advance("a", 5, 20.0)
     assert (meter.done, meter.total, meter.left) == (5, 30, 40.0)
+    clock.now = 25.0
+    assert meter.left == 35.0
     clock.now = 60.0
-    meter.advance("a", 5)
-    meter.advance("b", 20)
+    meter.advance("a", 5, 20.0)
+    meter.advance("b", 20, 20.0)
     assert meter.left == 0.0
 
 
 def test_what_was_found_took_no_time():
-    """Steps looked up shorten the rest and say nothing about the speed."""
+    """Steps looked up shorten the rest and, with the time they took, say nothing on the speed."""
     clock = Clock()
-    meter = Meter({"a": 10}, clock=clock)
-    meter.advance("a", 6, found=True)
+    meter = Meter(10, clock=clock)
+    clock.now = 50.0
+    meter.found("a", 6)
+    meter.expect(4.0)
     assert meter.left is None
-    clock.now = 3.0
+    clock.now = 53.0
     meter.advance("a")
-    assert meter.left == 9.0
+    assert (meter.done, meter.left, meter.elapsed) == (7, 9.0, 53.0)
+
+
+def test_the_work_of_others_counts():
+    """Two ranks that do 2 steps each in 4 s leave 6 s for the other 6."""
+    clock = Clock()
+    meter = Meter(10, clock=clock)
+    clock.now = 4.0
+    meter.elsewhere(2, 2.0)
+    meter.advance("a", 2)
+    assert (meter.done, meter.left) == (4, 6.0)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +67,7 @@ def test_duration(seconds, text):
 def test_line():
     """A line names what is worked on, how much is done, and the rest once it is known."""
     clock = Clock()
-    meter = Meter({"conv": 4}, clock=clock)
+    meter = Meter(4, clock=clock)
     meter.advance("conv", 0)
     assert line(meter) == "conv: 0 of 4"
     clock.now = 10.0
@@ -64,7 +79,7 @@ def test_line():
 
 def test_without_a_terminal_there_are_plain_lines(capsys):
     """To a file a quick run prints one line, without control codes."""
-    with progress_bar({"a": 2}, shown=True) as meter:
+    with progress_bar(2, shown=True) as meter:
         meter.advance("a")
         meter.advance("a")
     assert capsys.readouterr().err == "a: 2 of 2 in 0 s\n"
@@ -73,7 +88,7 @@ def test_without_a_terminal_there_are_plain_lines(capsys):
 def test_a_terminal_gets_a_bar(monkeypatch, capsys):
     """On a terminal the bar shows the name and the count."""
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    with progress_bar({"conv": 2}, shown=True) as meter:
+    with progress_bar(2, shown=True) as meter:
         meter.advance("conv", 2)
     shown = capsys.readouterr()
     assert shown.out == ""

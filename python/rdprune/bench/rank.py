@@ -1,7 +1,7 @@
 """One rank of a measurement that is timed; `rdprune.bench.ranks` starts them by ``torchrun``.
 
-Run as ``python -m rdprune.bench.rank NETWORK LEVELS SAMPLES PREFIX``; writes ``PREFIX-RANK.npz``, the
-table, and ``PREFIX-RANK.json``, the seconds of the clock and of the processor.
+Run as ``python -m rdprune.bench.rank NETWORK LEVELS SAMPLES PREFIX``; writes the table
+to ``PREFIX-RANK.npz``, and the seconds of the clock and of the processor to ``PREFIX-RANK.json``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import torch
+import torch._dynamo  # torch imports it, for seconds, once operations are counted
 import torch.distributed as dist
 
 import rdprune
