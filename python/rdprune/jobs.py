@@ -93,7 +93,8 @@ def cut(
     pieces, before = [], 1.0
     for job in jobs:
         left = job.left()
-        parts = math.ceil(len(left) / size) if left else 0
+        most = max(1, len(left) // SMALLEST)
+        parts = min(math.ceil(len(left) / size), most) if left else 0
         for part in range(parts):
             options = left[part::parts]
             start, each = 0.0, 1.0

@@ -6,10 +6,10 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.table import Table
@@ -17,6 +17,9 @@ from rich.table import Table
 from rdprune.bench.process import command
 from rdprune.commands.options import Json
 from rdprune.console import check_folders, emit
+
+if TYPE_CHECKING:
+    from rdprune.bench.targets import Verdict
 
 TARGET: Final = 1.7
 """Least speed-up of `RANKS` ranks on as many cores with nothing else running."""
@@ -60,7 +63,7 @@ def run(
     levels: int,
     samples: int | None,
     repeats: int,
-    tell: Any,
+    tell: Callable[[str], None],
 ) -> list[Row]:
     """Measure each network with one rank and with several, in turns.
 
@@ -142,12 +145,12 @@ def _measured(
 
 def show(rows: Sequence[Row]) -> Table:
     """Return the rows as a table."""
+    from rdprune.bench.show import clock
+
     grid = Table(title="Ranks", box=None, title_justify="left")
     grid.add_column("network")
     for title in ("ranks", "time", "faster", "processor time", "faster", "same table"):
         grid.add_column(title, justify="right")
-    from rdprune.bench.show import clock
-
     for row in rows:
         grid.add_row(
             row.network,
@@ -167,7 +170,7 @@ def show(rows: Sequence[Row]) -> Table:
     return grid
 
 
-def judge(rows: Sequence[Row]) -> list[Any]:
+def judge(rows: Sequence[Row]) -> list[Verdict]:
     """Judge the tables, and the speed-up of two ranks; open where other programs were running."""
     from rdprune.bench.targets import Verdict
     from rdprune.bench.timing import cores
