@@ -67,7 +67,7 @@ class Ranks:
         self._stop = threading.Event()
         self._meetings, self._works = count(), count()
         self.waiting: Callable[[], None] | None = None
-        self._told = (0, 0)
+        self._work, self._told = 0, (0, 0)
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -116,6 +116,7 @@ class Ranks:
             Of all pieces, the same pieces on all ranks.
         """
         work, total = next(self._works), sum(costs)
+        self._work, self._told = work, (0, 0)
         parts: list[list[int]] = [[] for _ in range(self.size)]
         before = 0.0
         for piece, cost in enumerate(costs):
@@ -129,15 +130,16 @@ class Ranks:
                 yield piece
 
     def tell(self, steps: int, cost: float) -> None:
-        """Add steps that are done, and what they cost, to those of all ranks."""
+        """Add steps that are done of the work shared last, and what they cost, to all ranks'."""
         whole = round(cost / _UNIT)
         self._told = (self._told[0] + steps, self._told[1] + whole)
-        self._counted("steps", steps)
-        self._counted("cost", whole)
+        self._counted(f"steps {self._work}", steps)
+        self._counted(f"cost {self._work}", whole)
 
     def elsewhere(self) -> tuple[int, float]:
-        """Return the steps, and their cost, that the other ranks have told."""
-        steps, cost = self._counted("steps", 0), self._counted("cost", 0)
+        """Return the steps of the work shared last, and their cost, that the others have told."""
+        steps = self._counted(f"steps {self._work}", 0)
+        cost = self._counted(f"cost {self._work}", 0)
         return steps - self._told[0], (cost - self._told[1]) * _UNIT
 
     def exchanged(self, rows: Tensor) -> list[Tensor]:

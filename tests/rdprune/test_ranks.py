@@ -10,7 +10,9 @@ import sys
 import time
 
 import pytest
+import torch.distributed as dist
 
+from rdprune.ranks import Ranks
 from rdprune.store import FILE, Store
 from rdprune_core import RDTable
 
@@ -152,6 +154,21 @@ def test_ranks_with_different_models_are_refused(tmp_path):
     for text in said:
         assert "ranks 0 and 1 have not the same model, batches, settings" in text
     assert _rows(tmp_path / "run") == 0
+
+
+def test_each_round_counts_what_others_do_in_it():
+    """What another rank told in an earlier round is not added to the steps of the next."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        ranks = Ranks("")
+        for steps in (5, 3):
+            assert list(ranks.shared([1.0])) == [0]
+            assert ranks.elsewhere() == (0, 0.0)
+            ranks.tell(2, 4.0)
+            ranks._counted(f"steps {ranks._work}", steps)  # as the other rank's `tell` does
+            assert ranks.elsewhere() == (steps, 0.0)
+    finally:
+        dist.destroy_process_group()
 
 
 def _rows(folder):
