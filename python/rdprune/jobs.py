@@ -20,7 +20,7 @@ PIECES = 8
 SMALLEST, LARGEST = 4, 25
 """Options in a piece: fewer do not pay for recording what runs before the layer."""
 
-OVERHEAD = 0.02
+OVERHEAD = 0.015
 """Part of a pass that an option takes besides its own: masking, comparing, keeping."""
 
 
