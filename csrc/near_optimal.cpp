@@ -24,7 +24,8 @@ constexpr double leastShare = 0x1p-24;  // of all there is, for the first target
 constexpr double beamReach = 8.0;       // how far beyond a failed target the beam looks
 constexpr std::size_t firstStates = std::size_t{1} << 14;
 constexpr std::size_t leastBeam = 64;
-constexpr std::size_t pollEvery = std::size_t{1} << 14;
+constexpr std::size_t checkEvery = std::size_t{1} << 14;
+constexpr std::size_t listedBytes = 128;  // of an allocation in the list, without its options
 
 // Ordered by preference.
 struct Listed {
@@ -46,12 +47,14 @@ public:
         const Layout layout(instance);
         problem_ = layout.problem(instance.distortions, true);
         start(layout.problem(instance.distortions), budget);
+        reserve();
     }
 
     NearOptimal run();
 
 private:
     void start(const Problem& reduced, Cost budget);
+    void reserve();
     void raiseTargets();
     [[nodiscard]] Value farthest() const;
     [[nodiscard]] std::vector<std::size_t> finals(const NearSearch& search, Value target);
@@ -60,9 +63,10 @@ private:
     void list(Listed listed);
 
     const Nearness& nearness_;
-    const Limits& limits_;
-    Watch watch_;
-    Problem problem_;  // with dominated options
+    Limits limits_;         // without what the list may take
+    Watch watch_;           // refers to them
+    std::size_t most_ = 1;  // as many as there is room for, up to k
+    Problem problem_;       // with dominated options
     NearBase base_;
     Value origin_ = 0;  // value of the base
     Value bound_ = 0;   // of the relaxation, relative to the base
@@ -113,9 +117,16 @@ void NearSolver::start(const Problem& reduced, Cost budget) {
     list(std::move(best));
 }
 
+// Up to half of the memory is for the list; the other half holds a copy for the caller in the end.
+void NearSolver::reserve() {
+    const std::size_t bytes = listedBytes + problem_.classOf.size() * sizeof(Index);
+    most_ = std::clamp(limits_.bytes / 2 / bytes, std::size_t{1}, nearness_.most);
+    limits_.bytes -= std::min(limits_.bytes, most_ * bytes);
+}
+
 void NearSolver::list(Listed listed) {
     listed_.insert(std::move(listed));
-    if (listed_.size() > nearness_.most) listed_.erase(std::prev(listed_.end()));
+    if (listed_.size() > most_) listed_.erase(std::prev(listed_.end()));
 }
 
 // The largest value that is close enough to the best one known.
@@ -131,45 +142,59 @@ Value NearSolver::farthest() const {
 // The final states at or below the target, in order of preference, as many as make k ways.
 std::vector<std::size_t> NearSolver::finals(const NearSearch& search, Value target) {
     const NearList& last = search.lists.back();
-    std::vector<std::size_t> order;
-    for (std::size_t i = 0; i < last.size(); ++i)
-        if (last.value[i] <= target) order.push_back(i);
-    std::size_t steps = 0;
-    std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-        if (++steps % pollEvery == 0) watch_.poll();
+    const auto before = [&](std::size_t a, std::size_t b) {
         return last.value[a] != last.value[b] ? last.value[a] < last.value[b]
                                               : last.cost[a] < last.cost[b];
-    });
+    };
+    std::vector<std::size_t> order;
+    const auto keepFirst = [&] {
+        if (order.size() <= most_) return;
+        const auto end = order.begin() + static_cast<std::ptrdiff_t>(most_);
+        std::nth_element(order.begin(), end, order.end(), before);
+        order.erase(end, order.end());
+    };
+    for (std::size_t i = 0; i < last.size(); ++i) {
+        if (i % checkEvery == 0) watch_.check();
+        if (last.value[i] <= target) order.push_back(i);
+        if (order.size() >= 2 * most_ + checkEvery) keepFirst();
+    }
+    keepFirst();
+    std::sort(order.begin(), order.end(), before);
     std::size_t ways = 0;
     std::size_t count = 0;
-    while (count < order.size() && ways < nearness_.most) ways += last.ways[order[count++]];
+    while (count < order.size() && ways < most_) ways += last.ways[order[count++]];
     order.resize(count);
     return order;
 }
 
-// Lists what a search found; false if there were more ties than are looked at.
+// Lists what a search found; false if that is not all: there were more ties than are looked at, or the
+// time is up.
 bool NearSolver::take(const NearSearch& search, Value target) {
     bool whole = true;
-    std::size_t left = nearness_.most;
+    std::size_t left = most_;
     const NearList& last = search.lists.back();
-    for (const std::size_t state : finals(search, target)) {
-        const NearTrace trace = traceNear(search, state, left, watch_);
-        whole = whole && trace.whole;
-        left -= trace.taken.size();
-        for (const std::vector<std::size_t>& taken : trace.taken) {
-            std::vector<std::size_t> option = base_.option;
-            for (std::size_t t = 0; t < taken.size(); ++t)
-                option[search.stages[t].cls] = search.stages[t].option[taken[t]];
-            list({last.value[state], last.cost[state], problem_.layerChoice(option)});
+    try {
+        for (const std::size_t state : finals(search, target)) {
+            if (left == 0) break;
+            const auto found = [&](const std::vector<std::size_t>& taken) {
+                --left;
+                std::vector<std::size_t> option = base_.option;
+                for (std::size_t t = 0; t < taken.size(); ++t)
+                    option[search.stages[t].cls] = search.stages[t].option[taken[t]];
+                list({last.value[state], last.cost[state], problem_.layerChoice(option)});
+            };
+            whole = traceNear(search, state, left, watch_, found) && whole;
         }
+    } catch (const LimitReached&) {
+        return false;
     }
     return whole;
 }
 
 // Looks for k allocations with short lists; they prove nothing.
 bool NearSolver::tryBeam(Value target) {
-    const std::size_t width = std::max(leastBeam, 2 * nearness_.most);
-    const NearEffort effort{static_cast<std::uint32_t>(nearness_.most), width,
+    const std::size_t width = std::max(leastBeam, 2 * most_);
+    const NearEffort effort{static_cast<std::uint32_t>(most_), width,
                             std::numeric_limits<std::size_t>::max()};
     const NearSearch search = searchNear(problem_, base_, target, effort, watch_);
     if (!search.limit) take(search, target);
@@ -180,7 +205,7 @@ void NearSolver::raiseTargets() {
     constexpr std::size_t noLimit = std::numeric_limits<std::size_t>::max();
     for (std::size_t most = firstStates;; most *= 8) {
         const auto within = [&](double gap) {
-            const Value end = listed_.size() == nearness_.most
+            const Value end = listed_.size() == most_
                                   ? std::min(listed_.rbegin()->value, farthest())
                                   : farthest();
             const Value rising = bound_ + toValue(gap);
@@ -190,8 +215,7 @@ void NearSolver::raiseTargets() {
         tryBeam(within(beamReach * gap_));
         const Value target = within(gap_);
         const bool last = target == within(toDouble(noTarget));
-        const NearEffort effort{static_cast<std::uint32_t>(nearness_.most), noBeam,
-                                last ? noLimit : most};
+        const NearEffort effort{static_cast<std::uint32_t>(most_), noBeam, last ? noLimit : most};
         const NearSearch exact = searchNear(problem_, base_, target, effort, watch_);
         if (!exact.limit) {
             const bool whole = take(exact, target);
@@ -208,13 +232,12 @@ void NearSolver::raiseTargets() {
 NearOptimal NearSolver::run() {
     raiseTargets();
     NearOptimal result;
-    result.optimal = proved_;
     result.bestOptimal = covered_ != -noTarget;
     result.multiplier = first_.multipliers.front();
     const Value end = farthest();
     std::erase_if(listed_, [&](const Listed& listed) { return listed.value > end; });
-    result.complete = proved_ && listed_.size() < nearness_.most;
-    for (const Listed& listed : listed_) result.choices.push_back(listed.choice);
+    result.complete = proved_ && listed_.size() < most_;
+    result.optimal = result.complete || (proved_ && most_ == nearness_.most);
     constexpr double infinity = std::numeric_limits<double>::infinity();
     if (result.complete && end == noTarget) {
         result.lowerBound = infinity;
@@ -235,6 +258,9 @@ NearOptimal NearSolver::run() {
         result.lowerBound =
             std::min(result.lowerBound, problem_.unrounded(problem_.scale.toDistortion(
                                             origin_ + std::min(covered_, listed_.begin()->value))));
+    result.choices.reserve(listed_.size());
+    while (!listed_.empty())
+        result.choices.push_back(std::move(listed_.extract(listed_.begin()).value().choice));
     return result;
 }
 

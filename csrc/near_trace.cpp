@@ -1,9 +1,10 @@
 #include "near_trace.h"
 
 #include <algorithm>
-#include <limits>
 #include <numeric>
 #include <utility>
+
+#include "numbering.h"
 
 namespace rdprune {
 
@@ -12,6 +13,7 @@ namespace {
 constexpr std::size_t maxEdges = std::size_t{1} << 22;
 constexpr std::size_t leastEdges = std::size_t{1} << 16;  // whatever the limit
 constexpr std::size_t edgeBytes = 128;                    // of the limit, for an edge and its node
+constexpr std::size_t checkEvery = std::size_t{1} << 14;
 
 // From a node before the stage, by an option, to a node after it.
 struct Edge {
@@ -28,30 +30,43 @@ struct Layer {
     std::vector<std::uint32_t> mark;  // of nodes before the stage
 };
 
+struct Change {
+    std::size_t stage;
+    std::size_t alive;  // before it
+};
+
+// An option that is still to be taken.
+struct Fork {
+    std::size_t position;  // in the order of classes
+    std::uint32_t option;
+    std::size_t changes;  // that were made before it
+};
+
 class Ways {
 public:
     Ways(const NearSearch& search, std::size_t state, Watch& watch);
 
     [[nodiscard]] bool whole() const { return whole_; }
-    std::vector<std::vector<std::size_t>> list(std::size_t most);
+    void list(std::size_t most, const FoundChoice& found);
 
 private:
     void collect(std::size_t stage, std::vector<std::size_t>& nodes);
     template <typename Keep>
     bool keepIf(std::size_t stage, Keep&& keep);
-    void prune();
-    void choose(std::size_t position);
+    bool keepReached(std::size_t stage);
+    bool keepLeading(std::size_t stage);
+    bool fork(std::size_t position);
+    void take(const Fork& fork);
 
     const NearSearch& search_;
     Watch& watch_;
     std::vector<Layer> layers_;
-    std::vector<std::uint32_t> lastMark_;  // of the one node after the last stage
     std::uint32_t marks_ = 0;
     std::size_t left_;
     bool whole_ = true;
     std::vector<std::size_t> order_;  // stages by class
-    std::size_t most_ = 0;
-    std::vector<std::vector<std::size_t>> found_;
+    std::vector<Change> changes_;     // in the order in which they were made
+    std::vector<Fork> forks_;         // the next one last
 };
 
 // Position of a state, or the size of the list.
@@ -76,20 +91,22 @@ void Ways::collect(std::size_t stage, std::vector<std::size_t>& nodes) {
     const NearList& rows = search_.stages[stage].rows;
     Layer& layer = layers_[stage];
     std::vector<std::size_t> found;
+    std::size_t steps = 0;
+    watch_.check();
     for (std::size_t node = 0; node < nodes.size(); ++node) {
-        if (node % 256 == 255 && watch_.expired()) left_ = 0;
         if (left_ == 0 && !layer.edges.empty()) {
             whole_ = false;
             break;
         }
         for (std::size_t option = 0; option < rows.size(); ++option) {
+            if (++steps % checkEvery == 0) watch_.check();
             const std::size_t position =
                 findState(before, after.cost[nodes[node]] - rows.cost[option],
                           after.value[nodes[node]] - rows.value[option]);
             if (position == before.size()) continue;
             if (left_ == 0 && !layer.edges.empty()) {
                 whole_ = false;
-                continue;
+                break;
             }
             left_ -= std::min<std::size_t>(left_, 1);
             layer.edges.push_back({static_cast<std::uint32_t>(position),
@@ -98,25 +115,28 @@ void Ways::collect(std::size_t stage, std::vector<std::size_t>& nodes) {
             found.push_back(position);
         }
     }
-    std::sort(found.begin(), found.end());
-    found.erase(std::unique(found.begin(), found.end()), found.end());
-    for (Edge& edge : layer.edges)
-        edge.from = static_cast<std::uint32_t>(
-            std::lower_bound(found.begin(), found.end(), edge.from) - found.begin());
+    Numbering numbering(std::move(found), before.size(), watch_);
+    for (std::size_t i = 0; i < layer.edges.size(); ++i) {
+        if (i % checkEvery == 0) watch_.check();
+        layer.edges[i].from = static_cast<std::uint32_t>(numbering.numberOf(layer.edges[i].from));
+    }
     layer.alive = layer.edges.size();
-    layer.mark.assign(found.size(), 0);
-    nodes = std::move(found);
+    nodes = std::move(numbering).ascending();
+    layer.mark.assign(nodes.size(), 0);
 }
 
 Ways::Ways(const NearSearch& search, std::size_t state, Watch& watch)
     : search_(search),
       watch_(watch),
       layers_(search.stages.size()),
-      lastMark_(1, 0),
       left_(std::clamp(watch.bytes() / edgeBytes, leastEdges, maxEdges)) {
     std::vector<std::size_t> nodes{state};
     for (std::size_t t = layers_.size(); t-- > 0;) collect(t, nodes);
-    if (!whole_) prune();  // where edges were left out there are dead ends
+    if (!whole_) {  // where edges were left out there are dead ends towards the start
+        ++marks_;
+        for (std::size_t t = 0; t < layers_.size(); ++t) keepReached(t);
+        changes_.clear();
+    }
     order_.resize(layers_.size());
     std::iota(order_.begin(), order_.end(), std::size_t{0});
     std::sort(order_.begin(), order_.end(), [&](std::size_t a, std::size_t b) {
@@ -124,86 +144,100 @@ Ways::Ways(const NearSearch& search, std::size_t state, Watch& watch)
     });
 }
 
+// False if that drops nothing.
 template <typename Keep>
 bool Ways::keepIf(std::size_t stage, Keep&& keep) {
+    watch_.check();
     Layer& layer = layers_[stage];
     const auto begin = layer.edges.begin();
     const auto end = begin + static_cast<std::ptrdiff_t>(layer.alive);
     const auto kept = static_cast<std::size_t>(std::partition(begin, end, keep) - begin);
-    return std::exchange(layer.alive, kept) != kept;
+    if (kept == layer.alive) return false;
+    changes_.push_back({stage, std::exchange(layer.alive, kept)});
+    return true;
 }
 
-// Drops the edges that no longer lie on a whole way.
-void Ways::prune() {
-    watch_.poll();
-    const std::size_t stages = layers_.size();
-    const auto after = [&](std::size_t t) -> std::vector<std::uint32_t>& {
-        return t + 1 < stages ? layers_[t + 1].mark : lastMark_;
-    };
+// Keeps the edges of the next stage that start where an edge of this one ends.
+bool Ways::keepReached(std::size_t stage) {
+    if (stage + 1 == layers_.size()) return false;
+    std::vector<std::uint32_t>& mark = layers_[stage + 1].mark;
+    for (std::size_t i = 0; i < layers_[stage].alive; ++i)
+        mark[layers_[stage].edges[i].to] = marks_;
+    return keepIf(stage + 1, [&](const Edge& edge) { return mark[edge.from] == marks_; });
+}
+
+// Keeps the edges of the stage before that end where an edge of this one starts.
+bool Ways::keepLeading(std::size_t stage) {
+    if (stage == 0) return false;
+    std::vector<std::uint32_t>& mark = layers_[stage].mark;
+    for (std::size_t i = 0; i < layers_[stage].alive; ++i)
+        mark[layers_[stage].edges[i].from] = marks_;
+    return keepIf(stage - 1, [&](const Edge& edge) { return mark[edge.to] == marks_; });
+}
+
+// Notes the options that are left at a position; false if there is only one.
+bool Ways::fork(std::size_t position) {
+    const Layer& layer = layers_[order_[position]];
+    const std::vector<Index>& index = search_.stages[order_[position]].index;
+    const auto begin = layer.edges.begin();
+    const auto end = begin + static_cast<std::ptrdiff_t>(layer.alive);
+    if (std::all_of(begin, end, [&](const Edge& edge) { return edge.option == begin->option; }))
+        return false;
+    std::vector<char> seen(index.size(), 0);
+    std::for_each(begin, end, [&](const Edge& edge) { seen[edge.option] = 1; });
+    const std::size_t first = forks_.size();
+    for (std::size_t option = 0; option < seen.size(); ++option)
+        if (seen[option])
+            forks_.push_back({position, static_cast<std::uint32_t>(option), changes_.size()});
+    std::sort(forks_.begin() + static_cast<std::ptrdiff_t>(first), forks_.end(),
+              [&](const Fork& a, const Fork& b) { return index[a.option] > index[b.option]; });
+    return true;
+}
+
+// Brings back what was dropped since the fork, and drops what does not agree with its option. Every edge
+// lies on a whole way before, so stages beyond one that loses nothing lose nothing either.
+void Ways::take(const Fork& fork) {
+    for (; changes_.size() > fork.changes; changes_.pop_back())
+        layers_[changes_.back().stage].alive = changes_.back().alive;
+    const std::size_t stage = order_[fork.position];
+    keepIf(stage, [&](const Edge& edge) { return edge.option == fork.option; });
     ++marks_;
-    layers_.front().mark.front() = marks_;
-    for (std::size_t t = 0; t < stages; ++t) {
-        keepIf(t, [&](const Edge& edge) { return layers_[t].mark[edge.from] == marks_; });
-        for (std::size_t i = 0; i < layers_[t].alive; ++i)
-            after(t)[layers_[t].edges[i].to] = marks_;
-    }
-    ++marks_;
-    lastMark_.front() = marks_;
-    for (std::size_t t = stages; t-- > 0;) {
-        keepIf(t, [&](const Edge& edge) { return after(t)[edge.to] == marks_; });
-        for (std::size_t i = 0; i < layers_[t].alive; ++i)
-            layers_[t].mark[layers_[t].edges[i].from] = marks_;
-    }
+    for (std::size_t t = stage; keepReached(t);) ++t;
+    for (std::size_t t = stage; keepLeading(t);) --t;
 }
 
-void Ways::choose(std::size_t position) {
-    if (found_.size() == most_) return;
-    if (!found_.empty() && watch_.expired()) {
-        whole_ = false;
-        return;
+void Ways::list(std::size_t most, const FoundChoice& found) {
+    std::vector<std::size_t> taken(layers_.size());
+    for (std::size_t position = 0, count = 0;;) {
+        watch_.check();
+        if (position < order_.size() && !fork(position)) {
+            ++position;
+            continue;
+        }
+        if (position == order_.size()) {
+            for (std::size_t t = 0; t < taken.size(); ++t)
+                taken[t] = layers_[t].edges.front().option;
+            found(taken);
+            if (++count == most || forks_.empty()) return;
+        }
+        const Fork next = forks_.back();
+        forks_.pop_back();
+        take(next);
+        position = next.position + 1;
     }
-    if (position == order_.size()) {
-        std::vector<std::size_t> taken(layers_.size());
-        for (std::size_t t = 0; t < layers_.size(); ++t) taken[t] = layers_[t].edges.front().option;
-        found_.push_back(std::move(taken));
-        return;
-    }
-    const std::size_t stage = order_[position];
-    const std::vector<Index>& index = search_.stages[stage].index;
-    std::vector<std::pair<Index, std::uint32_t>> options;
-    for (std::size_t i = 0; i < layers_[stage].alive; ++i) {
-        const std::uint32_t option = layers_[stage].edges[i].option;
-        options.emplace_back(index[option], option);
-    }
-    std::sort(options.begin(), options.end());
-    options.erase(std::unique(options.begin(), options.end()), options.end());
-    if (options.size() == 1) return choose(position + 1);
-    std::vector<std::size_t> alive(layers_.size());
-    for (std::size_t t = 0; t < layers_.size(); ++t) alive[t] = layers_[t].alive;
-    for (const auto& [_, option] : options) {
-        if (found_.size() == most_) return;
-        keepIf(stage, [wanted = option](const Edge& edge) { return edge.option == wanted; });
-        prune();
-        choose(position + 1);
-        for (std::size_t t = 0; t < layers_.size(); ++t) layers_[t].alive = alive[t];
-    }
-}
-
-std::vector<std::vector<std::size_t>> Ways::list(std::size_t most) {
-    most_ = most;
-    choose(0);
-    return std::move(found_);
 }
 
 }  // namespace
 
-NearTrace traceNear(const NearSearch& search, std::size_t state, std::size_t most, Watch& watch) {
-    if (search.stages.empty()) return {{{}}, true};
+bool traceNear(const NearSearch& search, std::size_t state, std::size_t most, Watch& watch,
+               const FoundChoice& found) {
+    if (search.stages.empty()) {
+        found({});
+        return true;
+    }
     Ways ways(search, state, watch);
-    NearTrace trace;
-    trace.taken = ways.list(most);
-    trace.whole = ways.whole();
-    return trace;
+    ways.list(most, found);
+    return ways.whole();
 }
 
 }  // namespace rdprune

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <limits>
 #include <numeric>
+#include <utility>
+
+#include "numbering.h"
 
 namespace rdprune {
 
@@ -11,7 +14,7 @@ namespace {
 constexpr std::size_t maxEdges = std::size_t{1} << 22;
 constexpr std::size_t leastEdges = std::size_t{1} << 16;  // whatever the limit
 constexpr std::size_t edgeBytes = 128;                    // of the limit, for an edge and its node
-constexpr std::size_t nodesBetween = 1024;                // two looks at the clock
+constexpr std::size_t pollEvery = std::size_t{1} << 14;   // looks for a state
 
 // From a node before the stage, by an option, to a node after it.
 struct Edge {
@@ -57,9 +60,10 @@ std::vector<std::size_t> collectEdges(const TraceStage& stage, const std::vector
                                       std::size_t most, std::vector<Edge>& edges, Watch& watch) {
     std::vector<std::size_t> found;
     std::vector<Cost> wanted(dimensions);
+    std::size_t steps = 0;
     for (std::size_t node = 0; node < afterValue.size() && edges.size() < most; ++node) {
-        if (node % nodesBetween == nodesBetween - 1 && watch.expired()) most = 1;
         for (std::size_t option = 0; option < stage.value.size(); ++option) {
+            if (++steps % pollEvery == 0 && watch.expired()) most = 1;
             for (std::size_t d = 0; d < dimensions; ++d)
                 wanted[d] = after[node * dimensions + d] - stage.cost[option * dimensions + d];
             const std::size_t position =
@@ -70,12 +74,12 @@ std::vector<std::size_t> collectEdges(const TraceStage& stage, const std::vector
             found.push_back(position);
         }
     }
-    std::sort(found.begin(), found.end());
-    found.erase(std::unique(found.begin(), found.end()), found.end());
-    for (Edge& edge : edges)
-        edge.from = static_cast<std::size_t>(
-            std::lower_bound(found.begin(), found.end(), edge.from) - found.begin());
-    return found;
+    Numbering numbering(std::move(found), stage.beforeValue.size(), watch);
+    for (std::size_t i = 0; i < edges.size(); ++i) {
+        if (i % pollEvery == 0) watch.poll();
+        edges[i].from = numbering.numberOf(edges[i].from);
+    }
+    return std::move(numbering).ascending();
 }
 
 Graph collectWays(const std::vector<TraceStage>& stages, std::span<const Cost> cost, Value value,
@@ -97,6 +101,7 @@ Graph collectWays(const std::vector<TraceStage>& stages, std::span<const Cost> c
         after.clear();
         afterValue.clear();
         for (const std::size_t position : found) {
+            if (afterValue.size() % pollEvery == 0) watch.poll();
             const auto row = stage.before.subspan(position * dimensions, dimensions);
             after.insert(after.end(), row.begin(), row.end());
             afterValue.push_back(stage.beforeValue[position]);
