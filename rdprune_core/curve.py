@@ -98,5 +98,5 @@ class Frontier:
 
 def sum_distortion(table: RDTable, choices: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the exact sum of each row's distortions, correctly rounded; (points,)."""
-    chosen = table.flat_distortion[table.offsets[:-1] + choices]
-    return np.array([math.fsum(row) for row in chosen.tolist()])
+    starts, distortion = table.offsets[:-1], table.flat_distortion
+    return np.array([math.fsum(distortion[starts + row].tolist()) for row in choices])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral, Real
 
 import numpy as np
@@ -14,64 +14,100 @@ from numpy.typing import NDArray
 from rdprune_core import _core
 from rdprune_core.allocation import Allocation
 from rdprune_core.budget import Budget, read_budgets
+from rdprune_core.checks import read_only
 from rdprune_core.constraints import Bounds, read_constraints
+from rdprune_core.curve import sum_distortion
 from rdprune_core.solve import MEMORY_LIMIT, explain, read_limits
 from rdprune_core.table import RDTable
 
 MOST = 100_000 - 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class NearOptimal:
     """The best allocations under a budget, the optimum first.
 
+    A sequence of :class:`Allocation`, which are made when they are asked for; the arrays are there
+    at once. In order of distortion, then cost, then choice. The first is ``optimal`` if that is
+    proved; the lower bound of the others is its distortion, so their gap says how much worse they
+    are.
+
     Attributes
     ----------
-    allocations : tuple of Allocation
-        In order of distortion, then cost, then choice. The first is ``optimal`` if that is proved;
-        the lower bound of the others is its distortion, so their gap says how much worse they are.
+    choices : int64 array (n, L)
+        Index of the chosen option of each layer.
+    distortion : float64 array (n,)
+        Never falling.
     status : str
-        ``"optimal"``: proved to be the best ones, in this order. ``"feasible"``: a limit ended the
-        search; others may be as good.
+        ``"optimal"``: proved to be the best ones, in this order, and as many as were asked for or
+        as there are. ``"feasible"``: a limit ended the search, or its memory holds no more of
+        them; others may be as good.
     complete : bool
         Proved: there is no further allocation within the budget (and the gap, if one was given).
+        False where that is not known, as without a gap where exactly `k` are listed.
     lower_bound : float
         No allocation within the budget that is not listed has a lower distortion.
+    budget : dict of str to int
+        The bound that was asked for.
+    multipliers : dict of str to float
+        Shadow price of the budgeted cost.
     """
 
-    allocations: tuple[Allocation, ...]
+    choices: NDArray[np.int64] = field(repr=False)
+    distortion: NDArray[np.float64] = field(repr=False)
     status: str
     complete: bool
     lower_bound: float
+    budget: dict[str, int]
+    multipliers: dict[str, float]
+    _proved: bool = field(repr=False)  # that the first is the optimum
+    _table: RDTable = field(repr=False)
+    _made: dict[int, Allocation] = field(default_factory=dict, repr=False)
 
     @property
-    def distortion(self) -> NDArray[np.float64]:
-        """Of each allocation; (n,), never falling."""
-        return np.array([allocation.distortion for allocation in self.allocations])
+    def allocations(self) -> tuple[Allocation, ...]:
+        """All of them."""
+        return tuple(self)
 
     @property
     def used(self) -> dict[str, dict[str, int]]:
         """For each layer, the options taken, the most frequent first, and in how many of them."""
-        columns = zip(*(allocation.options for allocation in self.allocations), strict=True)
-        names = self.allocations[0].names
+        table = self._table
         return {
-            name: dict(Counter(column).most_common())
-            for name, column in zip(names, columns, strict=True)
+            name: {
+                labels[option]: count for option, count in Counter(column.tolist()).most_common()
+            }
+            for name, labels, column in zip(table.names, table.options, self.choices.T, strict=True)
         }
 
     @property
     def undecided(self) -> tuple[str, ...]:
         """Layers for which not all allocations take the same option."""
-        return tuple(name for name, options in self.used.items() if len(options) > 1)
+        differ = (self.choices != self.choices[0]).any(axis=0)
+        return tuple(self._table.names[layer] for layer in np.flatnonzero(differ))
 
     def __len__(self) -> int:
-        return len(self.allocations)
+        return len(self.choices)
 
     def __getitem__(self, rank: int) -> Allocation:
-        return self.allocations[rank]
+        index = range(len(self))[rank]
+        if index not in self._made:
+            self._made[index] = self._make(index)
+        return self._made[index]
 
     def __iter__(self) -> Iterator[Allocation]:
-        return iter(self.allocations)
+        return (self[rank] for rank in range(len(self)))
+
+    def _make(self, rank: int) -> Allocation:
+        return Allocation.from_choice(
+            self._table,
+            self.choices[rank],
+            budget=self.budget,
+            distortion=float(self.distortion[rank]),
+            lower_bound=float(self.distortion[0]) if self._proved else self.lower_bound,
+            status="optimal" if self._proved and rank == 0 else "feasible",
+            multipliers=self.multipliers,
+        )
 
 
 def near_optimal(
@@ -162,26 +198,19 @@ def near_optimal(
 def _gather(
     table: RDTable, budget: dict[str, int], found: _core.NearSolution, most: int
 ) -> NearOptimal:
-    best = Allocation.from_choice(table, found.choices[0], budget=budget)
-    floor = best.distortion if found.best_optimal else found.lower_bound
-    # Adding zero turns -0.0 into 0.0.
-    prices = dict.fromkeys(budget, found.multiplier + 0.0)
-    allocations = [
-        Allocation.from_choice(
-            table,
-            choice,
-            budget=budget,
-            lower_bound=floor,
-            status="optimal" if found.best_optimal and rank == 0 else "feasible",
-            multipliers=prices,
-        )
-        for rank, choice in enumerate(found.choices[:most])
-    ]
+    choices = found.choices
+    listed = choices[:most]
     return NearOptimal(
-        allocations=tuple(allocations),
+        choices=read_only(listed),
+        distortion=read_only(sum_distortion(table, listed)),
         status="optimal" if found.optimal else "feasible",
-        complete=found.complete and len(found.choices) <= most,
+        complete=found.complete and len(choices) <= most,
         lower_bound=found.lower_bound,
+        budget=budget,
+        # Adding zero turns -0.0 into 0.0.
+        multipliers=dict.fromkeys(budget, found.multiplier + 0.0),
+        _proved=found.best_optimal,
+        _table=table,
     )
 
 

@@ -20,6 +20,7 @@ def alternatives_tables(near: NearOptimal) -> list[Table]:
 
 def alternatives_dict(near: NearOptimal) -> dict[str, Any]:
     """Return the set for JSON: every choice, what is proved, and the options used."""
+    used = near.used
     found: dict[str, Any] = finite(
         {
             "status": near.status,
@@ -28,7 +29,7 @@ def alternatives_dict(near: NearOptimal) -> dict[str, Any]:
             "allocations": [
                 {"choice": a.choice, "distortion": a.distortion, "cost": a.cost} for a in near
             ],
-            "undecided": {name: near.used[name] for name in near.undecided},
+            "undecided": {name: used[name] for name in near.undecided},
         }
     )
     return found
@@ -72,8 +73,9 @@ def _worse(value: float, best: float) -> str:
 def _undecided(near: NearOptimal) -> Table:
     """Return one row a layer that the allocations decide differently: option and how often."""
     grid = new_grid("layer", "options, and in how many of the allocations")
+    used = near.used
     for name in near.undecided:
-        counts = ", ".join(f"{label} ({count})" for label, count in near.used[name].items())
+        counts = ", ".join(f"{label} ({count})" for label, count in used[name].items())
         grid.add_row(short_name(name), counts)
     grid.caption = f"{len(near.undecided)} of {len(near[0].names)} layers are undecided"
     return grid
