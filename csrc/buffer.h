@@ -29,6 +29,21 @@ public:
     }
     ~Buffer() { release(data_, capacity_ * sizeof(T)); }
 
+    // Empties it piece by piece; calls `look` in between, which may throw.
+    template <typename Look>
+    void giveBack(Look&& look) {
+        constexpr std::size_t piece = largeBytes / sizeof(T);
+        while (capacity_ > piece) {
+            void* const left = std::realloc(data_, (capacity_ - piece) * sizeof(T));
+            if (left == nullptr) break;
+            data_ = static_cast<T*>(left);
+            capacity_ -= piece;
+            look();
+        }
+        std::free(std::exchange(data_, nullptr));
+        capacity_ = 0;
+    }
+
     // Keeps what is there, uninitialised beyond.
     void reserve(std::size_t most) {
         if (most <= capacity_) return;

@@ -3,20 +3,19 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <map>
 #include <numeric>
 
+#include "buffer.h"
+#include "multi_states.h"
 #include "multipliers.h"
-#include "release.h"
 #include "trace_back.h"
 
 namespace rdprune {
 
 namespace {
 
-constexpr double relativeMargin = 0x1p-44;    // for one option
-constexpr double roundingMargin = 0x1p-49;    // for each term of a running sum
-constexpr std::size_t dominanceWindow = 256;  // kept states that a new one is compared with
+constexpr double relativeMargin = 0x1p-44;                  // for one option
+constexpr double roundingMargin = 0x1p-49;                  // for each term of a running sum
 constexpr std::size_t stepsBetween = std::size_t{1} << 12;  // two looks at the limits
 
 struct Stage {
@@ -29,18 +28,10 @@ struct Stage {
     std::vector<double> reduced;
 };
 
-struct States {
-    LargeVector<Cost> cost;  // states x dimensions, rows ascending
-    LargeVector<Value> value;
-    LargeVector<double> reduced;
-
-    [[nodiscard]] std::size_t size() const { return value.size(); }
-};
-
 // For one budget and the classes to come: least sum of r + lambda (left - cost) for each cost left.
 struct Curve {
-    std::vector<Cost> cost;
-    std::vector<double> value;
+    std::span<const Cost> cost;
+    std::span<const double> value;
 
     // At costs left below the first knot the budget is out of reach.
     [[nodiscard]] double operator()(Cost left) const {
@@ -59,8 +50,6 @@ struct Slope {
     double value;
 };
 
-constexpr std::size_t stairBytes = 80;  // of a node of std::map
-
 struct Search {
     std::size_t dimensions = 1;
     double gap = 0.0;
@@ -68,18 +57,20 @@ struct Search {
     bool cut = false;
     std::vector<Stage> stages;
     std::vector<std::vector<Curve>> curves;  // after each stage, a dimension
-    std::size_t held = 0;                    // bytes, without the list under way
+    Buffer<Cost> knots;                      // of all curves
+    Buffer<double> knotValues;
+    std::size_t held = 0;  // bytes, without the list under way
     Watch* watch = nullptr;
 
     [[nodiscard]] std::size_t stateBytes() const {
-        return dimensions * sizeof(Cost) + sizeof(Value) + sizeof(double);
+        return dimensions * sizeof(Cost) + sizeof(Value);
     }
-    // Of a list under way, for each state: arrays that grow by doubling, gaps, and the order.
+    // Of a list under way, for each state: with the gap and the order.
     [[nodiscard]] std::size_t growingBytes() const {
-        return 2 * (stateBytes() + sizeof(double)) + sizeof(std::size_t);
+        return stateBytes() + sizeof(double) + sizeof(std::size_t);
     }
     // Of a list that is being thinned out, for each state kept.
-    [[nodiscard]] std::size_t keptBytes() const { return 2 * stateBytes() + stairBytes; }
+    [[nodiscard]] std::size_t keptBytes() const { return stateBytes() + Stairs::stepBytes; }
     void check(std::size_t bytes) const { watch->check(held + bytes); }
 };
 
@@ -91,14 +82,16 @@ double priced(const std::vector<double>& multipliers, const Cost* cost) {
 }
 
 // Lower hull of one class's (cost_d, r - lambda_d cost_d), falling part only, as slopes.
-std::vector<Slope> fallingHull(const Stage& stage, std::size_t dimensions, std::size_t d,
+std::vector<Slope> fallingHull(const Search& search, const Stage& stage, std::size_t d,
                                double multiplier, Slope& start) {
+    std::size_t steps = 0;
     std::vector<Slope> points;
     for (std::size_t i = 0; i < stage.value.size(); ++i) {
-        const Cost cost = stage.cost[i * dimensions + d];
+        const Cost cost = stage.cost[i * search.dimensions + d];
         points.push_back({cost, stage.reduced[i] - multiplier * static_cast<double>(cost)});
     }
-    std::sort(points.begin(), points.end(), [](const Slope& a, const Slope& b) {
+    std::sort(points.begin(), points.end(), [&](const Slope& a, const Slope& b) {
+        if (++steps % stepsBetween == 0) search.check(0);
         return a.cost != b.cost ? a.cost < b.cost : a.value < b.value;
     });
     std::vector<Slope> hull;
@@ -124,7 +117,8 @@ std::vector<Slope> fallingHull(const Stage& stage, std::size_t dimensions, std::
 // Relaxations after every stage, from the last one back.
 void buildCurves(Search& search, const std::vector<double>& multipliers) {
     const std::size_t stages = search.stages.size();
-    search.curves.assign(stages + 1, std::vector<Curve>(search.dimensions));
+    std::vector<std::size_t> starts;  // of the curves, dimension by dimension, last stage first
+    std::size_t end = 0;
     for (std::size_t d = 0; d < search.dimensions; ++d) {
         std::vector<Slope> slopes;  // of all classes to come, steepest first
         Slope start{0, 0.0};
@@ -132,8 +126,7 @@ void buildCurves(Search& search, const std::vector<double>& multipliers) {
             search.check(0);
             if (t < stages) {
                 Slope first{0, 0.0};
-                auto added =
-                    fallingHull(search.stages[t], search.dimensions, d, multipliers[d], first);
+                auto added = fallingHull(search, search.stages[t], d, multipliers[d], first);
                 start.cost += first.cost;
                 start.value += first.value;
                 const auto middle = static_cast<std::ptrdiff_t>(slopes.size());
@@ -144,18 +137,27 @@ void buildCurves(Search& search, const std::vector<double>& multipliers) {
                                               b.value * static_cast<double>(a.cost);
                                    });
             }
-            Curve& curve = search.curves[t][d];
+            starts.push_back(end);
             const std::size_t knots = slopes.size() + 1;
-            curve.cost.reserve(knots);
-            curve.value.reserve(knots);
             search.held += knots * (sizeof(Cost) + sizeof(double));
-            curve.cost.push_back(start.cost);
-            curve.value.push_back(start.value);
+            search.knots.reserve(end + knots);
+            search.knotValues.reserve(end + knots);
+            search.knots[end] = start.cost;
+            search.knotValues[end++] = start.value;
             for (const Slope& slope : slopes) {
-                curve.cost.push_back(curve.cost.back() + slope.cost);
-                curve.value.push_back(curve.value.back() + slope.value);
+                search.knots[end] = search.knots[end - 1] + slope.cost;
+                search.knotValues[end] = search.knotValues[end - 1] + slope.value;
+                ++end;
             }
         }
+    }
+    starts.push_back(end);
+    search.curves.assign(stages + 1, std::vector<Curve>(search.dimensions));
+    for (std::size_t i = 0; i + 1 < starts.size(); ++i) {
+        const std::size_t knots = starts[i + 1] - starts[i];
+        search.curves[stages - i % (stages + 1)][i / (stages + 1)] = {
+            {search.knots.data() + starts[i], knots},
+            {search.knotValues.data() + starts[i], knots}};
     }
 }
 
@@ -172,6 +174,7 @@ Search prepare(const Problem& problem, const LagrangianBase& base, double gap, W
     const double cutMargin = relativeMargin * (whole + (std::isinf(gap) ? 0.0 : gap));
     std::vector<Cost> cost(dimensions);
     for (std::size_t cls = 0; cls < problem.size(); ++cls) {
+        search.check(0);
         Stage stage;
         stage.cls = cls;
         for (std::size_t i = problem.offsets[cls]; i < problem.offsets[cls + 1]; ++i) {
@@ -221,17 +224,20 @@ double leastGap(const Search& search, const LagrangianBase& base, std::size_t st
 }
 
 // All states one stage on that stay within the gap, in no order.
-States expand(Search& search, const LagrangianBase& base, std::size_t t, const States& before,
-              LargeVector<double>& gaps) {
+void expand(Search& search, const LagrangianBase& base, std::size_t t, const States& before,
+            Scratch& scratch) {
     const std::size_t dimensions = search.dimensions;
     const Stage& stage = search.stages[t];
-    States after;
+    Growing& after = scratch.states;
     std::vector<Cost> cost(dimensions);
-    gaps.clear();
+    after.clear();
     std::size_t steps = 0;
     for (std::size_t s = 0; s < before.size(); ++s)
         for (std::size_t i = 0; i < stage.value.size(); ++i) {
-            if (++steps % stepsBetween == 0) search.check(after.size() * search.growingBytes());
+            if (++steps % stepsBetween == 0) {
+                scratch.most = std::max(scratch.most, after.size());
+                search.check(scratch.most * search.growingBytes());
+            }
             for (std::size_t d = 0; d < dimensions; ++d)
                 cost[d] = before.cost[s * dimensions + d] + stage.cost[i * dimensions + d];
             const Value value = before.value[s] + stage.value[i];
@@ -242,86 +248,56 @@ States expand(Search& search, const LagrangianBase& base, std::size_t t, const S
                 search.cut = true;
                 continue;
             }
-            after.cost.insert(after.cost.end(), cost.begin(), cost.end());
-            after.value.push_back(value);
-            after.reduced.push_back(reduced);
-            gaps.push_back(least);
+            scratch.gaps.reserve(after.size() + 1);
+            scratch.gaps[after.size()] = least;
+            after.append(cost.data(), value);
         }
-    return after;
+    scratch.most = std::max(scratch.most, after.size());
 }
 
-// Decides whether a state is dominated by the ones before it, which have no larger first cost.
-class Dominance {
-public:
-    explicit Dominance(std::size_t dimensions) : dimensions_(dimensions) {}
-
-    bool dominated(const States& kept, const Cost* cost, Value value) {
-        if (dimensions_ == 2) return dominatedOnStairs(cost[1], value);
-        const std::size_t first = kept.size() > dominanceWindow ? kept.size() - dominanceWindow : 0;
-        for (std::size_t s = kept.size(); s-- > first;) {
-            if (kept.value[s] > value) continue;
-            const Cost* other = kept.cost.data() + s * dimensions_;
-            bool noWorse = true;
-            for (std::size_t d = 0; d < dimensions_ && noWorse; ++d) noWorse = other[d] <= cost[d];
-            if (noWorse) return true;
-        }
-        return false;
-    }
-
-private:
-    // Stairs: second cost ascending, value strictly descending.
-    bool dominatedOnStairs(Cost cost, Value value) {
-        auto next = stairs_.upper_bound(cost);
-        if (next != stairs_.begin() && std::prev(next)->second <= value) return true;
-        auto from = stairs_.lower_bound(cost);
-        while (from != stairs_.end() && from->second >= value) from = stairs_.erase(from);
-        stairs_.emplace_hint(from, cost, value);
-        return false;
-    }
-
-    std::size_t dimensions_;
-    std::map<Cost, Value> stairs_;
-};
-
-// Sorts the states and drops the dominated ones and, with a beam, all but the most promising.
-States thinOut(const Search& search, const States& states, const LargeVector<double>& gaps,
-               std::size_t beam) {
+// Sorts the states and drops the dominated ones and, with a beam, all but the most promising; the rest
+// is the next list.
+void thinOut(const Search& search, Scratch& scratch, std::size_t beam, Lists& lists) {
     const std::size_t dimensions = search.dimensions;
-    const std::size_t before = states.size() * search.growingBytes();
+    const States states = scratch.states.from(0, scratch.states.size());
+    const std::size_t first = lists.states.size();
+    const auto size = [&] { return lists.states.size() - first; };
     std::size_t steps = 0;
-    const auto look = [&](std::size_t kept) {
-        if (++steps % stepsBetween == 0) search.check(before + kept * search.keptBytes());
+    const auto look = [&] {
+        if (++steps % stepsBetween == 0)
+            search.check(scratch.most * search.growingBytes() + size() * search.keptBytes());
     };
-    LargeVector<std::size_t> order(states.size());
-    std::iota(order.begin(), order.end(), std::size_t{0});
+    scratch.order.reserve(states.size());
+    std::span<std::size_t> order(scratch.order.data(), states.size());
+    for (std::size_t s = 0; s < order.size(); ++s) {
+        look();
+        order[s] = s;
+    }
     if (beam > 0 && order.size() > beam) {
         std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-            look(0);
-            return gaps[a] < gaps[b];
+            look();
+            return scratch.gaps[a] < scratch.gaps[b];
         });
-        order.resize(beam);
+        order = order.first(beam);
     }
-    const auto row = [&](std::size_t s) {
-        return std::span(states.cost).subspan(s * dimensions, dimensions);
-    };
     std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-        look(0);
+        look();
+        const Cost* const left = states.cost.data() + a * dimensions;
+        const Cost* const right = states.cost.data() + b * dimensions;
         for (std::size_t d = 0; d < dimensions; ++d)
-            if (row(a)[d] != row(b)[d]) return row(a)[d] < row(b)[d];
+            if (left[d] != right[d]) return left[d] < right[d];
         return states.value[a] < states.value[b];
     });
-    States kept;
     Dominance dominance(dimensions);
     for (const std::size_t s : order) {
-        look(kept.size());
-        const bool equal =
-            kept.size() > 0 && std::ranges::equal(row(s), std::span(kept.cost).last(dimensions));
-        if (equal || dominance.dominated(kept, row(s).data(), states.value[s])) continue;
-        kept.cost.insert(kept.cost.end(), row(s).begin(), row(s).end());
-        kept.value.push_back(states.value[s]);
-        kept.reduced.push_back(states.reduced[s]);
+        look();
+        const States kept = lists.states.from(first, first + size());
+        const auto row = states.row(s, dimensions);
+        const bool equal = size() > 0 && std::ranges::equal(row, kept.row(size() - 1, dimensions));
+        if (equal || dominance.dominated(kept, row, states.value[s])) continue;
+        lists.states.append(row.data(), states.value[s]);
     }
-    return kept;
+    lists.close();
 }
 
 // The final state of least value, then least costs; rows are ascending, so the first one found.
@@ -330,47 +306,38 @@ std::size_t bestState(const States& states) {
                                     states.value.begin());
 }
 
-// The search itself; throws LimitReached.
-void searchStages(Search& search, const LagrangianBase& base, std::size_t beam,
-                  std::vector<States>& lists, std::size_t& found) {
-    LargeVector<double> gaps;
+void searchStages(Search& search, const LagrangianBase& base, std::size_t beam, Lists& lists,
+                  std::size_t& found) {
+    Scratch scratch(search.dimensions);
     for (std::size_t t = 0; t < search.stages.size(); ++t) {
         search.check(0);
-        const States states = expand(search, base, t, lists[t], gaps);
-        lists.push_back(thinOut(search, states, gaps, beam));
-        search.held += lists.back().size() * 2 * search.stateBytes();
+        expand(search, base, t, lists[t], scratch);
+        thinOut(search, scratch, beam, lists);
+        search.held += lists.back().size() * search.stateBytes();
         found += lists.back().size();
     }
+    scratch.giveBack(*search.watch);
 }
 
-}  // namespace
-
-MultiSearch searchVectors(const Problem& problem, const LagrangianBase& base, double gap,
-                          std::size_t beam, Watch& watch) {
+// The search itself; throws LimitReached.
+MultiSearch searchLists(const Problem& problem, const LagrangianBase& base, double gap,
+                        std::size_t beam, Search& search, Lists& lists, std::size_t& states) {
     MultiSearch result;
+    Watch& watch = *search.watch;
     const std::size_t dimensions = problem.dimensions;
-    Search search;
-    std::vector<States> lists(1);
-    lists[0].cost.assign(dimensions, 0);
-    lists[0].value.push_back(0);
-    lists[0].reduced.push_back(0.0);
-    try {
-        search = prepare(problem, base, gap, watch);
-        // Without a stage there is one allocation, which must keep the budgets too.
-        if (std::isinf(leastGap(search, base, 0, lists[0].cost.data(), 0.0))) {
-            result.cut = search.cut;
-            return result;
-        }
-        searchStages(search, base, beam, lists, result.states);
-    } catch (const LimitReached&) {
-        result.outcome = MultiSearch::Outcome::limit;
+    lists.states.append(std::vector<Cost>(dimensions, 0).data(), 0);
+    lists.close();
+    // Without a stage there is one allocation, which must keep the budgets too.
+    if (std::isinf(leastGap(search, base, 0, lists[0].cost.data(), 0.0))) {
+        result.cut = search.cut;
         return result;
     }
+    searchStages(search, base, beam, lists, states);
     result.cut = search.cut;
-    const States& last = lists.back();
+    const States last = lists.back();
     if (last.size() == 0) return result;
     const std::size_t best = bestState(last);
-    const auto cost = std::span(last.cost).subspan(best * dimensions, dimensions);
+    const auto cost = last.row(best, dimensions);
     result.gap = std::max(toDouble(last.value[best]) - base.bound, 0.0);
     if (beam == 0 && result.gap > gap) {
         result.cut = true;  // kept by the rounding margin alone
@@ -387,6 +354,26 @@ MultiSearch searchVectors(const Problem& problem, const LagrangianBase& base, do
     const std::vector<std::size_t> taken = traceBack(trace, cost, last.value[best], watch);
     for (std::size_t t = 0; t < trace.size(); ++t)
         result.option[search.stages[t].cls] = search.stages[t].option[taken[t]];
+    return result;
+}
+
+}  // namespace
+
+MultiSearch searchVectors(const Problem& problem, const LagrangianBase& base, double gap,
+                          std::size_t beam, Watch& watch) {
+    MultiSearch result;
+    std::size_t states = 0;
+    try {  // what a limit ends is given back while its exception is under way (release.h)
+        Search search = prepare(problem, base, gap, watch);
+        Lists lists(problem.dimensions);
+        result = searchLists(problem, base, gap, beam, search, lists, states);
+        lists.states.giveBack(watch);
+        search.knots.giveBack([&] { watch.poll(); });
+        search.knotValues.giveBack([&] { watch.poll(); });
+    } catch (const LimitReached&) {
+        result.outcome = MultiSearch::Outcome::limit;
+    }
+    result.states = states;
     return result;
 }
 

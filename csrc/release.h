@@ -1,8 +1,9 @@
 // Giving large memory back without keeping anybody waiting.
 //
-// A gibibyte takes the system a quarter of a second or so to take back. When a solve is interrupted, its
-// large arrays are left to a thread that gives them back piece by piece, so that the caller has control
-// again at once; in all other cases they are given back on the spot, and limits on memory hold.
+// A gibibyte takes the system a quarter of a second or so to take back. While an exception is under way,
+// be it an interrupt or a limit that ends a search, large arrays are left to a thread that gives them
+// back piece by piece, so that the caller has control again at once; what searches next may find them
+// still there for so long. In all other cases they are given back on the spot.
 #pragma once
 
 #include <cstddef>
