@@ -23,9 +23,10 @@ struct Cancelled {};
 class Batch {
 public:
     Batch(const Instance& instance, std::size_t options, std::span<const Cost> budgets,
-          const Limits& limits)
+          const Limits& limits, Watch& watch)
         : layout_({instance.costs, instance.distortions.first(options), instance.offsets,
-                   instance.allowed, instance.groups, instance.dimensions}),
+                   instance.allowed, instance.groups, instance.dimensions},
+                  watch),
           distortions_(instance.distortions),
           options_(options),
           budgets_(budgets.begin(), budgets.end()),
@@ -96,10 +97,12 @@ private:
     }
 
     Solution solveOne(std::size_t instance, Workspace& workspace) const {
+        Watch watch(limits_);
         const Problem problem =
-            layout_.problem(distortions_.subspan(instance * options_, options_));
-        if (problem.dimensions > 1) return solveMultiBudget(problem, budgets_, limits_);
-        return solveSingleBudget(problem, relax(problem), budgets_.front(), limits_, workspace);
+            layout_.problem(distortions_.subspan(instance * options_, options_), watch);
+        const Limits left{watch.left(), limits_.bytes, limits_.poll};
+        if (problem.dimensions > 1) return solveMultiBudget(problem, budgets_, left);
+        return solveSingleBudget(problem, relax(problem), budgets_.front(), left, workspace);
     }
 
     // Instances are taken in order, so all before the first one that fails end too.
@@ -140,7 +143,8 @@ std::vector<Solution> solveBatch(const Instance& instance, std::span<const Cost>
     for (const Cost budget : budgets)
         if (budget < 0) throw std::invalid_argument("budgets must not be negative");
     if (threads == 0) throw std::invalid_argument("threads must be at least 1");
-    return Batch(instance, options, budgets, limits).run(threads, limits.poll);
+    Watch watch(limits);
+    return Batch(instance, options, budgets, limits, watch).run(threads, limits.poll);
 }
 
 }  // namespace rdprune

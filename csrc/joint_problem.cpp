@@ -45,8 +45,8 @@ double JointProblem::rounding(double length, double other) const {
     return terms * 0x1p-52 * length * other;
 }
 
-JointProblem makeJointProblem(const JointInstance& instance) {
-    const Problem reduced = makeProblem(instance.layers);  // checks and merges
+JointProblem makeJointProblem(const JointInstance& instance, Watch& watch) {
+    const Problem reduced = makeProblem(instance.layers, watch);  // checks and merges
     checkResponses(instance);
     const Instance& layers = instance.layers;
     JointProblem problem;

@@ -55,8 +55,9 @@ struct JointProblem {
     [[nodiscard]] double rounding(double length, double other) const;
 };
 
-// Throws std::invalid_argument that names the layer, the value and the rule. O(N m).
-[[nodiscard]] JointProblem makeJointProblem(const JointInstance& instance);
+// Throws std::invalid_argument that names the layer, the value and the rule. O(N m). Gives the
+// watch's poll its turn.
+[[nodiscard]] JointProblem makeJointProblem(const JointInstance& instance, Watch& watch);
 
 // The same problem with some of its options only: positions, ascending, at least one a class.
 [[nodiscard]] JointProblem takeOptions(const JointProblem& problem,

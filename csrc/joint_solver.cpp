@@ -205,16 +205,16 @@ JointSolution finish(const JointProblem& problem, Descent best, double bound,
 JointSolution searchJoint(const JointInstance& instance, std::span<const Cost> budgets,
                           const Limits& limits, std::size_t effort) {
     if (effort == 0) throw std::invalid_argument("effort must be at least 1");
-    const JointProblem problem = makeJointProblem(instance);
     Watch watch(limits);
+    const JointProblem problem = makeJointProblem(instance, watch);
     const Found found = search(problem, budgets, limits, effort, watch);
     return toSolution(problem, found.best, found.relaxation.bound);
 }
 
 JointSolution solveJoint(const JointInstance& instance, std::span<const Cost> budgets,
                          const Limits& limits) {
-    const JointProblem problem = makeJointProblem(instance);
     Watch watch(limits);
+    const JointProblem problem = makeJointProblem(instance, watch);
     const Found found = search(problem, budgets, limits, 1, watch);
     const Surrogate surrogate(problem, budgets, limits);
     return finish(problem, found.best, found.relaxation.bound,
@@ -224,8 +224,8 @@ JointSolution solveJoint(const JointInstance& instance, std::span<const Cost> bu
 
 JointSolution solveJointExact(const JointInstance& instance, std::span<const Cost> budgets,
                               const Limits& limits) {
-    const JointProblem problem = makeJointProblem(instance);
     Watch watch(limits);
+    const JointProblem problem = makeJointProblem(instance, watch);
     const Surrogate surrogate(problem, budgets, limits);
     const JointPoint start = firstPoint(problem, surrogate, limits, watch);
     const JointRelaxation relaxation =

@@ -7,9 +7,13 @@
 #include <stdexcept>
 #include <string>
 
+#include "stairs.h"
+
 namespace rdprune {
 
 namespace {
+
+constexpr std::size_t fewRows = 256;  // a class; each is compared with all that are kept
 
 [[noreturn]] void refuse(const std::string& message) { throw std::invalid_argument(message); }
 
@@ -78,7 +82,7 @@ void sortRows(std::vector<std::size_t>& rows, Less&& less) {
 
 }  // namespace
 
-Layout::Layout(const Instance& instance)
+Layout::Layout(const Instance& instance, Watch& watch)
     : dimensions_(instance.dimensions),
       layerOffsets_(instance.offsets.begin(), instance.offsets.end()) {
     checkShapes(instance);
@@ -87,10 +91,12 @@ Layout::Layout(const Instance& instance)
     offsets_.reserve(classLayers_.size());
     options_.reserve(instance.allowed.size());
     costs_.reserve(instance.costs.size());
+    Pace pace(watch);
     for (std::size_t cls = 0; cls + 1 < classLayers_.size(); ++cls) {
         const std::span<const std::size_t> layers = layersOf(cls);
         const bool plain = dimensions_ == 1 && layers.size() == 1;
-        if (!plain || !appendInOrder(instance, layers.front())) append(instance, layers);
+        if (!plain || !appendInOrder(instance, layers.front())) append(instance, layers, pace);
+        pace.expiredAfter(options_.size() - offsets_.back());
         offsets_.push_back(options_.size());
     }
 }
@@ -155,7 +161,7 @@ bool Layout::appendInOrder(const Instance& instance, std::size_t layer) {
     return true;
 }
 
-void Layout::append(const Instance& instance, std::span<const std::size_t> layers) {
+void Layout::append(const Instance& instance, std::span<const std::size_t> layers, Pace& pace) {
     const auto width = [&](std::size_t layer) {
         return instance.offsets[layer + 1] - instance.offsets[layer];
     };
@@ -184,6 +190,7 @@ void Layout::append(const Instance& instance, std::span<const std::size_t> layer
         return std::span(sums).subspan(row * dimensions_, dimensions_);
     };
     sortRows(rows, [&](std::size_t a, std::size_t b) {
+        pace.expiredAfter(1);
         return std::ranges::lexicographical_compare(costsOf(a), costsOf(b));
     });
     for (const std::size_t row : rows) {
@@ -222,13 +229,17 @@ std::size_t Layout::appendStairs(Problem& problem, std::size_t cls, std::size_t 
 // Appends the rows of a class that no other one dominates. Of rows with equal costs the one of least
 // value, first in order, speaks for all.
 void Layout::appendPreferred(Problem& problem, std::span<const Value> values, std::size_t first,
-                             std::size_t last) const {
+                             std::size_t last, Pace& pace) const {
     const std::size_t begin = problem.values.size();
+    const bool onStairs = dimensions_ == 2 && last - first > fewRows;
+    Stairs stairs;
     const auto costs = [&](std::size_t row) { return &costs_[row * dimensions_]; };
     const auto dominated = [&](std::size_t row) {
         const Value value = values[row - first];
         if (dimensions_ == 1)
             return problem.values.size() > begin && problem.values.back() <= value;
+        if (onStairs) return stairs.dominated(costs(row)[1], value);
+        if (pace.expiredAfter(problem.values.size() - begin)) return false;
         for (std::size_t other = problem.values.size(); other-- > begin;) {
             const Cost* left = &problem.costs[other * dimensions_];
             std::size_t i = 0;
@@ -250,7 +261,8 @@ void Layout::appendPreferred(Problem& problem, std::span<const Value> values, st
     }
 }
 
-Problem Layout::problem(std::span<const Distortion> distortions, bool withDominated) const {
+Problem Layout::problem(std::span<const Distortion> distortions, Watch& watch,
+                        bool withDominated) const {
     if (static_cast<Index>(distortions.size()) != layerOffsets_.back())
         refuse("distortions must have one entry per option");
     if (!allFinite(distortions)) nameInfinite(distortions, layerOffsets_);
@@ -278,10 +290,12 @@ Problem Layout::problem(std::span<const Distortion> distortions, bool withDomina
     problem.options.reserve(options_.size());
     problem.costs.reserve(costs_.size());
     std::vector<Value> values;
+    Pace pace(watch);
     for (std::size_t cls = 0; cls + 1 < classLayers_.size(); ++cls) {
         const std::size_t first = offsets_[cls];
         const std::size_t last = offsets_[cls + 1];
         values.assign(last - first, 0);
+        pace.expiredAfter(last - first);
         for (const std::size_t layer : layersOf(cls))
             for (std::size_t row = first; row < last; ++row)
                 values[row - first] += problem.scale.fromDistortion(
@@ -289,7 +303,7 @@ Problem Layout::problem(std::span<const Distortion> distortions, bool withDomina
         if (withDominated)
             problem.values.insert(problem.values.end(), values.begin(), values.end());
         else
-            appendPreferred(problem, values, first, last);
+            appendPreferred(problem, values, first, last, pace);
         problem.offsets.push_back(problem.values.size());
     }
     if (withDominated) {

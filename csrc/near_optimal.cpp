@@ -44,9 +44,9 @@ public:
     NearSolver(const Instance& instance, Cost budget, const Nearness& nearness,
                const Limits& limits)
         : nearness_(nearness), limits_(limits), watch_(limits_) {
-        const Layout layout(instance);
-        problem_ = layout.problem(instance.distortions, true);
-        start(layout.problem(instance.distortions), budget);
+        const Layout layout(instance, watch_);
+        problem_ = layout.problem(instance.distortions, watch_, true);
+        start(layout.problem(instance.distortions, watch_), budget);
         reserve();
     }
 

@@ -61,13 +61,18 @@ class Search {
 public:
     Search(const Problem& problem, const NearBase& base, Value target, const NearEffort& effort,
            Watch& watch)
-        : problem_(problem), base_(base), target_(target), effort_(effort), watch_(watch) {}
+        : problem_(problem),
+          base_(base),
+          target_(target),
+          effort_(effort),
+          watch_(watch),
+          pace_(watch) {}
 
     NearSearch run();
 
 private:
     double collectStages();
-    NearStage collectStage(std::size_t cls, double most) const;
+    NearStage collectStage(std::size_t cls, double most);
     void collectSlopes();
     void coverKnots(std::size_t stage);
     NearList keepPromising(const NearList& merged);
@@ -83,6 +88,7 @@ private:
     const Value target_;
     const NearEffort& effort_;
     Watch& watch_;
+    Pace pace_;
     NearSearch result_;
     double cut_ = 0.0;
     std::vector<Slope> slopes_;  // of all stages, steepest first
@@ -93,9 +99,10 @@ private:
 
 // Options of the class whose reduced cost is at most `most`, in order of cost, value and index,
 // without those that enough others dominate.
-NearStage Search::collectStage(std::size_t cls, double most) const {
+NearStage Search::collectStage(std::size_t cls, double most) {
     const std::size_t origin = base_.option[cls];
     std::vector<std::size_t> order;
+    pace_.expiredAfter(problem_.offsets[cls + 1] - problem_.offsets[cls]);
     for (std::size_t i = problem_.offsets[cls]; i < problem_.offsets[cls + 1]; ++i) {
         const double reduced =
             toDouble(problem_.values[i] - problem_.values[origin]) +
@@ -103,6 +110,7 @@ NearStage Search::collectStage(std::size_t cls, double most) const {
         if (reduced <= most) order.push_back(i);
     }
     std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+        pace_.expiredAfter(1);
         if (problem_.costs[a] != problem_.costs[b]) return problem_.costs[a] < problem_.costs[b];
         if (problem_.values[a] != problem_.values[b])
             return problem_.values[a] < problem_.values[b];
@@ -119,6 +127,7 @@ NearStage Search::collectStage(std::size_t cls, double most) const {
             ++end;
         if (rank.dominates(value)) continue;
         rank.push(value, static_cast<std::uint32_t>(end - begin));
+        pace_.expiredAfter(end - begin);
         for (std::size_t i = begin; i < end; ++i) {
             stage.option.push_back(order[i]);
             stage.index.push_back(problem_.options[order[i]]);
@@ -179,7 +188,8 @@ void Search::collectSlopes() {
                                rows.value[from] - rows.value[to], t});
         }
     }
-    std::sort(slopes_.begin(), slopes_.end(), [](const Slope& a, const Slope& b) {
+    std::sort(slopes_.begin(), slopes_.end(), [&](const Slope& a, const Slope& b) {
+        pace_.expiredAfter(1);
         return a.efficiency != b.efficiency ? a.efficiency > b.efficiency : a.stage < b.stage;
     });
 }

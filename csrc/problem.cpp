@@ -38,8 +38,8 @@ Distortion Problem::unrounded(Distortion lowerBound) const {
     return lowerBound - most - 0x1p-51 * std::abs(lowerBound);
 }
 
-Problem makeProblem(const Instance& instance) {
-    return Layout(instance).problem(instance.distortions);
+Problem makeProblem(const Instance& instance, Watch& watch) {
+    return Layout(instance, watch).problem(instance.distortions, watch);
 }
 
 }  // namespace rdprune

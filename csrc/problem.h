@@ -16,6 +16,7 @@
 
 #include "fixed_point.h"
 #include "types.h"
+#include "watch.h"
 
 namespace rdprune {
 
@@ -49,7 +50,8 @@ struct Problem {
 };
 
 // Throws std::invalid_argument that names the layer, the value and the rule.
-// O(n log n) for one cost, O(n K) at worst for several, with n options, K in the largest layer.
-[[nodiscard]] Problem makeProblem(const Instance& instance);
+// O(n log n) for one cost or two, O(n K) at worst for more, with n options, K in the largest layer. Gives the
+// watch's poll its turn; when the time is up, dominated options may stay.
+[[nodiscard]] Problem makeProblem(const Instance& instance, Watch& watch);
 
 }  // namespace rdprune

@@ -12,7 +12,7 @@ namespace {
 
 std::vector<Solution> solveFrontier(const Problem& problem, const Relaxation& relaxation,
                                     const std::vector<Cost>& budgets, const Limits& limits,
-                                    Watch& rows, Workspace& work) {
+                                    Watch& watch, Workspace& work) {
     for (const Cost budget : budgets)
         if (relaxation.leastCost > budget) throw InfeasibleBudget({relaxation.leastCost});
     std::vector<Solution> solutions;
@@ -21,7 +21,7 @@ std::vector<Solution> solveFrontier(const Problem& problem, const Relaxation& re
     for (const Cost budget : budgets) {
         solutions.push_back(
             solveSingleBudget(problem, relaxation, walk.solve(budget), limits, work));
-        rows.poll();
+        watch.poll();
     }
     return solutions;
 }
@@ -30,29 +30,29 @@ std::vector<Solution> solveFrontier(const Problem& problem, const Relaxation& re
 
 std::vector<Solution> solve(const Instance& instance, std::span<const Cost> budgets,
                             const Limits& limits) {
-    const Problem problem = makeProblem(instance);
+    Watch watch(limits);  // over all; each search has its own
+    const Problem problem = makeProblem(instance, watch);
     if (budgets.size() % problem.dimensions != 0)
         throw std::invalid_argument("budgets must have one column per cost");
     for (const Cost budget : budgets)
         if (budget < 0) throw std::invalid_argument("budgets must not be negative");
     std::vector<Solution> solutions;
     solutions.reserve(budgets.size() / problem.dimensions);
-    Watch rows(limits);  // each search has its own; this one lets an interrupt in between them
+    const Limits left{watch.left(), limits.bytes, limits.poll};
     std::vector<Cost> capped(budgets.begin(), budgets.end());
     for (Cost& budget : capped) budget = std::min(budget, maxTotalCost);
     if (problem.dimensions == 1) {
         const Relaxation relaxation = relax(problem);
         Workspace work;
         if (capped.size() == 1)
-            solutions.push_back(
-                solveSingleBudget(problem, relaxation, capped.front(), limits, work));
+            solutions.push_back(solveSingleBudget(problem, relaxation, capped.front(), left, work));
         else
-            solutions = solveFrontier(problem, relaxation, capped, limits, rows, work);
+            solutions = solveFrontier(problem, relaxation, capped, left, watch, work);
     } else {
         for (std::size_t row = 0; row < capped.size(); row += problem.dimensions) {
             solutions.push_back(solveMultiBudget(
-                problem, std::span(capped).subspan(row, problem.dimensions), limits));
-            rows.poll();
+                problem, std::span(capped).subspan(row, problem.dimensions), left));
+            watch.poll();
         }
     }
     return solutions;

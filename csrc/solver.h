@@ -32,7 +32,8 @@ private:
 
 // The feasible allocation of least total distortion; among equals the one of least cost (the first
 // cost first), among those the lexicographically smallest choice. `budgets` holds dimensions
-// numbers for each solution. Throws std::invalid_argument and InfeasibleBudget.
+// numbers for each solution. The limits hold for each of them, less what the preparation took. Throws
+// std::invalid_argument and InfeasibleBudget.
 [[nodiscard]] std::vector<Solution> solve(const Instance& instance, std::span<const Cost> budgets,
                                           const Limits& limits);
 
