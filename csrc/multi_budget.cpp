@@ -5,6 +5,7 @@
 #include <limits>
 #include <stdexcept>
 
+#include "multi_repair.h"
 #include "multi_search.h"
 #include "multipliers.h"
 #include "single_budget.h"
@@ -125,10 +126,14 @@ Solution solveMultiBudget(const Problem& problem, std::span<const Cost> budgets,
                       : std::min(best.gap, std::max(gap * targetGrowth, firstShare * best.gap));
         }
     }
-    if (best.outcome != MultiSearch::Outcome::found)
-        throw std::runtime_error(
-            "the limit ended the search before an allocation within all budgets was found; raise "
-            "time_limit or memory_limit");
+    if (best.outcome != MultiSearch::Outcome::found) {
+        auto option = findWithin(problem, budgets, base.multipliers, watch);
+        if (!option)
+            throw std::runtime_error(
+                "the limit ended the search before an allocation within all budgets was found; "
+                "raise time_limit or memory_limit");
+        best.option = std::move(*option);
+    }
     solution.choice = problem.layerChoice(best.option);
     if (solution.optimal) {
         settle(problem, best.option, solution);

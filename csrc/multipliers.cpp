@@ -77,6 +77,8 @@ struct Totals {
     double value = 0.0;
 };
 
+}  // namespace
+
 double valueRange(const Problem& problem) {
     double range = 0.0;
     for (std::size_t cls = 0; cls < problem.size(); ++cls) {
@@ -89,8 +91,6 @@ double valueRange(const Problem& problem) {
     }
     return range > 0.0 ? range : 1.0;
 }
-
-}  // namespace
 
 std::vector<std::size_t> minimiseLagrangian(const Problem& problem,
                                             const std::vector<double>& multipliers) {

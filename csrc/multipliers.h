@@ -28,6 +28,9 @@ namespace rdprune {
 [[nodiscard]] std::vector<std::size_t> minimiseLagrangian(const Problem& problem,
                                                           const std::vector<double>& multipliers);
 
+// Sum over classes of the largest value less the least; 1 if that is zero.
+[[nodiscard]] double valueRange(const Problem& problem);
+
 // sum over classes of max(|value| + lambda . cost): what rounding errors of a bound are relative to.
 [[nodiscard]] double lagrangianScale(const Problem& problem,
                                      const std::vector<double>& multipliers);

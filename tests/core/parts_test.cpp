@@ -1,0 +1,133 @@
+// Parts of the solvers that no small table reaches, against plain ways to the same.
+#include <algorithm>
+#include <cstdio>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "buffer.h"
+#include "multi_repair.h"
+#include "numbering.h"
+#include "tables.h"
+
+namespace {
+
+using namespace rdprune;
+using namespace rdprune::test;
+
+// Few positions and many are numbered as sorting would number them.
+void numbersAscend() {
+    Random random(1);
+    const Limits limits;
+    Watch watch(limits);
+    for (const std::size_t count : {0, 1, 100, 4095, 4096, 100000})
+        for (const std::int64_t positions : {1, 64, 1000, 1000000}) {
+            context = std::to_string(count) + " of " + std::to_string(positions);
+            std::vector<std::size_t> found(count);
+            for (std::size_t& position : found)
+                position = static_cast<std::size_t>(random.integer(0, positions - 1));
+            std::vector<std::size_t> sorted = found;
+            std::sort(sorted.begin(), sorted.end());
+            sorted.erase(std::unique(sorted.begin(), sorted.end()), sorted.end());
+            Numbering numbering(found, static_cast<std::size_t>(positions), watch);
+            bool right = true;
+            for (std::size_t i = 0; i < sorted.size(); ++i)
+                right = right && numbering.numberOf(sorted[i]) == i;
+            CHECK(right);
+            CHECK(std::move(numbering).ascending() == sorted);
+        }
+}
+
+// Given back piece by piece, a buffer is empty, and whole if a look throws.
+void buffersAreGivenBack() {
+    context = "buffer";
+    struct Interrupt {};
+    Buffer<int> buffer;
+    const std::size_t size = 5 * largeBytes / sizeof(int);
+    buffer.reserve(size);
+    for (std::size_t i = 0; i < size; ++i) buffer[i] = static_cast<int>(i);
+    CHECK(throws<Interrupt>([&] { buffer.giveBack([] { throw Interrupt{}; }); }));
+    CHECK(buffer[1000] == 1000);
+    int looks = 0;
+    buffer.giveBack([&] { ++looks; });
+    CHECK(looks >= 3);
+    CHECK(buffer.data() == nullptr);
+    buffer.reserve(7);
+    buffer[6] = 6;
+    CHECK(buffer[6] == 6);
+}
+
+// Of a wide class with several costs, those that no other one dominates are left, and no others.
+void wideClassesKeepWhatIsNotDominated() {
+    for (const std::size_t dimensions : {2, 3}) {
+        context = std::to_string(dimensions) + " costs";
+        Random random(dimensions);
+        Table table;
+        table.dimensions = dimensions;
+        constexpr std::size_t options = 700;
+        std::vector<Cost> costs(options * dimensions);
+        std::vector<Distortion> distortions(options);
+        for (Cost& cost : costs) cost = random.integer(0, 60);
+        for (Distortion& d : distortions) d = static_cast<double>(random.integer(0, 60));
+        table.addLayer(costs, distortions);
+        const auto dominates = [&](std::size_t a, std::size_t b) {
+            bool better = distortions[a] < distortions[b];
+            if (distortions[a] > distortions[b]) return false;
+            for (std::size_t d = 0; d < dimensions; ++d) {
+                const Cost left = costs[a * dimensions + d];
+                const Cost right = costs[b * dimensions + d];
+                if (left > right) return false;
+                better = better || left < right;
+            }
+            return better || a < b;
+        };
+        std::vector<Index> expected;
+        for (std::size_t b = 0; b < options; ++b) {
+            bool free = true;
+            for (std::size_t a = 0; a < options && free; ++a) free = a == b || !dominates(a, b);
+            if (free) expected.push_back(static_cast<Index>(b));
+        }
+        const Limits limits;
+        Watch watch(limits);
+        std::vector<Index> left = makeProblem(table.instance(), watch).options;
+        std::sort(left.begin(), left.end());
+        CHECK(left == expected);
+        CHECK(left.size() > 20);
+    }
+}
+
+// What is found without a search keeps the budgets; seldom is there one and none is found.
+void findsWithinBudgets(std::size_t dimensions, int tables) {
+    int feasible = 0;
+    int missed = 0;
+    for (int seed = 0; seed < tables; ++seed) {
+        context = std::to_string(dimensions) + " costs, seed " + std::to_string(seed);
+        Random random(static_cast<std::uint64_t>(seed));
+        const Table table = smallTable(random, dimensions);
+        const Limits limits;
+        Watch watch(limits);
+        const Problem problem = makeProblem(table.instance(), watch);
+        const std::vector<double> multipliers(dimensions, 0.0);
+        const auto option = findWithin(problem, table.budgets, multipliers, watch);
+        if (option) CHECK(rank(table, scaleOf(table), problem.layerChoice(*option)).has_value());
+        if (!bruteForce(table)) continue;
+        ++feasible;
+        if (!option) ++missed;
+    }
+    context = std::to_string(missed) + " of " + std::to_string(feasible) + " missed";
+    std::printf("%s\n", context.c_str());
+    CHECK(feasible > tables / 4);
+    CHECK(missed < feasible / 50);
+}
+
+}  // namespace
+
+int main() {
+    numbersAscend();
+    buffersAreGivenBack();
+    wideClassesKeepWhatIsNotDominated();
+    findsWithinBudgets(2, 2000);
+    findsWithinBudgets(3, 1000);
+    if (failures == 0) std::puts("all checks hold");
+    return failures == 0 ? 0 : 1;
+}
