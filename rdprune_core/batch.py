@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from rdprune_core import _core
 from rdprune_core.allocation import Allocation
 from rdprune_core.budget import Budget, read_budgets
-from rdprune_core.checks import read_only
+from rdprune_core.checks import check_exact, read_only
 from rdprune_core.constraints import Bounds, read_constraints
 from rdprune_core.solve import MEMORY_LIMIT, explain, read_limits
 from rdprune_core.table import RDTable
@@ -222,6 +222,7 @@ def _read_distortions(
         raise ValueError(f"distortions must be numbers, got {rows.dtype}")
     if not len(rows):
         raise ValueError("distortions must have at least one instance")
+    check_exact("distortions", rows)
     rows = np.ascontiguousarray(rows, np.float64)
     _check_numbers(table, rows)
     return rows
@@ -241,6 +242,7 @@ def _join_layers(table: RDTable, distortions: Sequence[ArrayLike]) -> NDArray[np
                 f"distortions of layer {name!r} has shape {part.shape}; it must be (N, "
                 f"{len(labels)}) with the same number N of instances in every layer"
             )
+        check_exact(f"distortions of layer {name!r}", part)
     return np.concatenate([part.astype(np.float64) for part in parts], axis=1)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,7 +28,7 @@ def read_only(array: NDArray[Any]) -> NDArray[Any]:
 def _rows(argument: str, rows: Rows) -> list[NDArray[Any]]:
     try:
         arrays = [np.asarray(row) for row in rows]  # type: ignore[union-attr]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"{argument} must be a (layers, options) array or a sequence of rows of numbers "
             f"({error})"
@@ -43,12 +44,32 @@ def _rows(argument: str, rows: Rows) -> list[NDArray[Any]]:
 
 
 def read_floats(argument: str, rows: Rows) -> tuple[NDArray[np.float64], ...]:
-    """Take one row of numbers a layer as float64."""
+    """Take one row of numbers a layer as float64; refuse integers that would be rounded."""
     arrays = _rows(argument, rows)
     for layer, array in enumerate(arrays):
         if array.dtype.kind not in "iuf":
             raise ValueError(f"{argument}: layer {layer} must be numbers, got {array.dtype}")
+        # Beside a float, or beyond 64 bits, numpy has made floats of a list's integers already.
+        given = rows[layer] if isinstance(rows, (list, tuple)) else array
+        check_exact(f"{argument}: layer {layer}", array, given)
     return tuple(array.astype(np.float64) for array in arrays)
+
+
+def check_exact(what: str, array: NDArray[Any], given: object = None) -> None:
+    """Refuse integers that no float64 holds, in an array or in the list that it was made of."""
+    values: Any = array
+    if array.dtype.kind == "f":
+        if not isinstance(given, (list, tuple)):
+            return
+        values = given
+    converted = array.astype(np.float64)
+    for index in np.argwhere(np.abs(converted) >= 2.0**53).tolist():
+        value = values[index[0]] if len(index) == 1 else values[tuple(index)]
+        if isinstance(value, Integral) and int(value) != int(converted[tuple(index)]):
+            raise ValueError(
+                f"{what} holds the integer {value}, which would be rounded; beyond 2**53 only "
+                "integers that float64 holds are taken"
+            )
 
 
 def read_integers(

@@ -123,7 +123,8 @@ class RDTable:
             Non-negative integers. One unnamed cost is called ``"params"``. Whoever has
             seconds scales them to integer nanoseconds, rounding up.
         distortion : (L, K) array of float or ragged sequence
-            Finite; may be negative, need not be monotone or convex in the cost.
+            Finite; may be negative, need not be monotone or convex in the cost. Integers beyond
+            2**53 are taken only if float64 holds them.
         names : L strings, optional
             Unique layer names; ``"layer0"``, ``"layer1"``, … by default.
         options : K strings, or K_l strings a layer, optional

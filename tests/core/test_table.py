@@ -40,6 +40,18 @@ BAD_TABLES: dict[str, tuple[dict[str, Any], str]] = {
         {"distortion": np.zeros((2, 3), complex)},
         r"distortion: layer 0 must be numbers, got complex128",
     ),
+    "distortion that would be rounded": (
+        {"distortion": [[0, 1, 9], [0, 2, -(2**53) - 1]]},
+        r"distortion: layer 1 holds the integer -9007199254740993, which would be rounded",
+    ),
+    "unsigned distortion that would be rounded": (
+        {"distortion": np.array([[0, 1, 9], [0, 2, 2**64 - 1]], np.uint64)},
+        r"distortion: layer 1 holds the integer 18446744073709551615, which would be rounded",
+    ),
+    "distortion that would be rounded beside a float": (
+        {"distortion": [[0.5, 1, 2**63 + 1], [0, 2, 8]]},
+        r"distortion: layer 0 holds the integer 9223372036854775809, which would be rounded",
+    ),
     "distortion too large to add up": (
         {"distortion": [[1.7e308, 0, 0], [0, 0, -1.7e308]]},
         r"distortion: the layers' largest distortions add up to more than 1\.8e308",
