@@ -143,7 +143,7 @@ def near_optimal(
         or `absolute_gap`, whichever is larger; with `k` as the most.
     time_limit, memory_limit
         As for :func:`allocate`; when one is reached, the best allocations found so far are listed,
-        as ``feasible``.
+        as ``feasible``. The list counts as memory: a limit may shorten it.
 
     Returns
     -------
