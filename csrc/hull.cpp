@@ -20,8 +20,6 @@ double pivotOf(const std::vector<Key>& keys, std::ptrdiff_t low, std::ptrdiff_t 
     return std::max(std::min(a, b), std::min(std::max(a, b), c));
 }
 
-double toDouble(double number) { return number; }
-
 template <typename Costs, typename Values>
 void appendHullOf(const Costs& costs, const Values& values, std::vector<Segment>& segments) {
     const std::size_t begin = segments.size();
@@ -33,7 +31,7 @@ void appendHullOf(const Costs& costs, const Values& values, std::vector<Segment>
         for (;;) {
             const auto cost = costs[next] - costs[from];
             const double efficiency =
-                toDouble(values[from] - values[next]) / static_cast<double>(cost);
+                static_cast<double>(values[from] - values[next]) / static_cast<double>(cost);
             if (size == 0 || first[size - 1].efficiency > efficiency) {
                 first[size++] = {efficiency, static_cast<Cost>(cost),
                                  static_cast<std::uint32_t>(from),

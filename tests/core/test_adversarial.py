@@ -124,7 +124,7 @@ def test_small_ones_equal_brute_force(family: Family, most: int) -> None:
         cost, distortion = family(rng, 5, 4, most)
         budget = budget_for(cost, rng.uniform(0, 1))
         instance = Instance([cost.tolist()], distortion.astype(float).tolist(), [budget])
-        found = allocate(RDTable.from_arrays(cost, distortion), budget)
+        found = allocate(RDTable.from_arrays(cost, distortion.astype(float)), budget)
         assert tuple(found.choice) == brute_force(instance), seed
         assert found.status == "optimal"
 
@@ -138,7 +138,7 @@ def test_mid_sized_ones_equal_dynamic_programming(family: Family) -> None:
         rng = np.random.default_rng(seed)
         cost, distortion = family(rng, 30, 8, 2000)
         budget = budget_for(cost, rng.uniform(0.05, 0.9))
-        table = RDTable.from_arrays(cost, distortion)
+        table = RDTable.from_arrays(cost, distortion.astype(float))
         best = exact_dp(cost, distortion, budget)
         found = allocate(table, budget)
         assert found.cost["params"] <= budget
@@ -158,7 +158,7 @@ def test_two_budgets_equal_highs_or_brute_force(family: Family) -> None:
         cost, distortion = family(rng, 5, 4, 1000)
         other = rng.permutation(cost.ravel()).reshape(cost.shape)
         budgets = [budget_for(cost, 0.5), budget_for(other, 0.6)]
-        table = RDTable.from_arrays({"a": cost, "b": other}, distortion)
+        table = RDTable.from_arrays({"a": cost, "b": other}, distortion.astype(float))
         rows = [cost.tolist(), other.tolist()]
         expected = brute_force(Instance(rows, distortion.astype(float).tolist(), budgets))
         try:
@@ -188,7 +188,7 @@ def test_near_optimal_ones_equal_brute_force(family: Family) -> None:
             for choice in itertools.product(range(4), repeat=5)
         )
         feasible = [choice for _, total, choice in ranks if total <= budget]
-        near = near_optimal(RDTable.from_arrays(cost, distortion), budget, k=20)
+        near = near_optimal(RDTable.from_arrays(cost, distortion.astype(float)), budget, k=20)
         assert [tuple(a.choice.tolist()) for a in near] == feasible[:20], seed
 
 
@@ -200,7 +200,7 @@ def test_large_ones_are_right_or_say_so(family: Family, most: int) -> None:
     """
     rng = np.random.default_rng(1)
     cost, distortion = family(rng, 80, 12, most)
-    table = RDTable.from_arrays(cost, distortion)
+    table = RDTable.from_arrays(cost, distortion.astype(float))
     budget = budget_for(cost, 0.4)
     found = allocate(table, budget, memory_limit=1 << 24)
     more = allocate(table, budget, memory_limit=1 << 26)
