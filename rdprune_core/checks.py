@@ -28,7 +28,7 @@ def read_only(array: NDArray[Any]) -> NDArray[Any]:
 def _rows(argument: str, rows: Rows) -> list[NDArray[Any]]:
     try:
         arrays = [np.asarray(row) for row in rows]  # type: ignore[union-attr]
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(
             f"{argument} must be a (layers, options) array or a sequence of rows of numbers "
             f"({error})"

@@ -175,6 +175,11 @@ def bad(instance: int, option: int, value: float) -> NDArray[np.float64]:
         ([np.zeros((2, 3)), np.zeros((3, 3))], r"layer 'b' has shape \(3, 3\); it must be \(N, 3"),
         ([np.zeros((2, 3)), np.zeros((2, 4))], r"layer 'b' has shape \(2, 4\)"),
         ([np.zeros((2, 3)), np.zeros((2, 3), bool)], r"layer 'b' must be numbers, got bool"),
+        (
+            np.full((2, 6), 2**53 + 1),
+            r"distortions holds the integer 9007199254740993, which would",
+        ),
+        ([np.zeros((2, 3)), np.full((2, 3), 1 - 2**60)], r"layer 'b' holds the integer -11529215"),
     ],
 )
 def test_bad_distortions_are_named(distortions: Any, words: str) -> None:

@@ -241,6 +241,14 @@ def test_takes_the_largest_total() -> None:
     assert allocate(table, "100%").cost == {"params": 2**61}
 
 
+def test_takes_large_integer_distortions_that_floats_hold() -> None:
+    """Beyond 2**53 a distortion is taken as it is, in a list with floats too."""
+    for row in ([2**53, 2**63, -(2**62) - 2**10], [0.5, 2**60 + 2**8, 2**63]):
+        assert RDTable.from_arrays([[2, 1, 0]], [row]).distortion[0].tolist() == row
+    wide = np.array([[2**64 - 2**11, 0]], np.uint64)
+    assert RDTable.from_arrays([[1, 0]], wide).distortion[0][0] == 2**64 - 2**11
+
+
 def test_takes_ragged_rows_of_any_order() -> None:
     """Layers may have different numbers of options, reversed and strided ones too."""
     costs = [np.arange(8)[::-2], [5, 0]]
