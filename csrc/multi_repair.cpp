@@ -13,6 +13,7 @@ constexpr int leastPower = -20;  // of two, of the multipliers added, in value r
 constexpr int mostPower = 20;
 constexpr int priceRounds = 16;
 constexpr int mostSweeps = 16;
+constexpr std::size_t mostVisits = std::size_t{1} << 26;  // of options; about half a second
 
 class Repair {
 public:
@@ -26,6 +27,7 @@ public:
         return static_cast<double>(amount) / static_cast<double>(std::max<Cost>(budgets_[d], 1));
     }
     [[nodiscard]] Cost left(std::size_t d) const { return left_[d]; }
+    [[nodiscard]] bool goesOn() const { return visits_ < mostVisits; }
     [[nodiscard]] const std::vector<std::size_t>& option() const { return option_; }
 
 private:
@@ -37,10 +39,12 @@ private:
     Watch& watch_;
     std::vector<std::size_t> option_;
     std::vector<Cost> left_;  // of each budget; negative beyond it
+    std::size_t visits_ = 0;
 };
 
 void Repair::start(std::vector<std::size_t> option) {
     watch_.poll();
+    visits_ += problem_.values.size();
     option_ = std::move(option);
     for (std::size_t d = 0; d < left_.size(); ++d) {
         left_[d] = budgets_[d];
@@ -83,6 +87,7 @@ void Repair::sweep() {
     for (int i = 0; changed && i < mostSweeps; ++i) {
         changed = false;
         watch_.poll();
+        visits_ += problem_.values.size();
         for (std::size_t cls = 0; cls < option_.size(); ++cls) changed = exchange(cls) || changed;
     }
 }
@@ -99,14 +104,14 @@ std::optional<std::vector<std::size_t>> findWithin(const Problem& problem,
         return multipliers[d] + rise * range * repair.share(d, 1);
     };
     std::vector<double> prices(multipliers);
-    for (int power = leastPower; power <= mostPower; ++power) {
+    for (int power = leastPower; power <= mostPower && repair.goesOn(); ++power) {
         repair.start(minimiseLagrangian(problem, prices));
         if (repair.fits()) break;
         for (std::size_t d = 0; d < prices.size(); ++d)
             prices[d] = price(d, std::ldexp(1.0, power));
     }
     std::vector<double> rises(prices.size(), std::ldexp(1.0, mostPower));
-    for (int round = 0; round < priceRounds; ++round) {
+    for (int round = 0; round < priceRounds && (round == 0 || repair.goesOn()); ++round) {
         std::vector<double> exceeded(prices.size());
         for (std::size_t d = 0; d < prices.size(); ++d)
             exceeded[d] = std::clamp(repair.share(d, -repair.left(d)), -1.0, 1.0);

@@ -7,7 +7,7 @@
 // what is beyond each, as a share of it) or, at equal excess, the value. Whether any allocation keeps
 // all budgets is as hard to say as which one is best, so none may be found where there is one.
 //
-// O(options x dimensions) for each of a few hundred passes at most.
+// O(options x dimensions) for each of a few hundred passes at most, fewer over very many options.
 #pragma once
 
 #include <optional>
