@@ -138,7 +138,7 @@ def test_a_killed_rank_is_noticed_and_the_run_goes_on(tmp_path, alone, victim):
 def test_a_rank_that_fails_is_quoted(tmp_path):
     """What one rank stopped with is in the other's error."""
     (tmp_path / "run").mkdir()
-    processes = _start(tmp_path, 2, pause=0.02, PATIENCE=3)
+    processes = _start(tmp_path, 2, pause=0.1, PATIENCE=3)
     while _rows(tmp_path / "run") < 2:
         time.sleep(0.02)
     processes[1].send_signal(signal.SIGINT)
