@@ -140,6 +140,7 @@ def test_a_rank_that_fails_is_quoted(tmp_path):
     (tmp_path / "run").mkdir()
     processes = _start(tmp_path, 2, pause=0.1, PATIENCE=3)
     while _rows(tmp_path / "run") < 2:
+        assert [process.poll() for process in processes] == [None, None]
         time.sleep(0.02)
     processes[1].send_signal(signal.SIGINT)
     codes, said = _finish(processes)
