@@ -94,6 +94,8 @@ private:
                 fail(next, std::current_exception());
             }
         }
+        Watch watch(limits_);
+        workspace.giveBack(watch);
     }
 
     Solution solveOne(std::size_t instance, Workspace& workspace) const {

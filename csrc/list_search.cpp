@@ -373,6 +373,17 @@ private:
 
 }  // namespace
 
+void Workspace::giveBack(Watch& watch) {
+    states.giveBack(watch);
+    merged.giveBack(watch);
+    for (StateList& list : pool) list.giveBack(watch);
+    for (LargeVector<double>* const numbers : {&bounds, &reduced, &sorted}) {
+        *numbers = {};
+        watch.poll();
+    }
+    *this = Workspace();
+}
+
 ListSearch searchLists(const Problem& problem, const Base& base, Value target, Value known,
                        const Effort& effort, Workspace& work, Watch& watch) {
     return Search(problem, base, target, known, work, watch).run(effort);

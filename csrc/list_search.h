@@ -56,6 +56,10 @@ struct StateList {
         cost.reserve(most);
         value.reserve(most);
     }
+    void giveBack(Watch& watch) {
+        cost.giveBack([&] { watch.poll(); });
+        value.giveBack([&] { watch.poll(); });
+    }
 };
 
 // Memory of a search, kept from one to the next so that none allocates in its loops. Holds nothing
@@ -74,9 +78,11 @@ struct Workspace {
     std::size_t held = 0;             // bytes, about, of the search that used most
 
     // Memory that was of use to other searches does not count for the next.
-    void startWithin(std::size_t bytes) {
-        if (held > bytes / 16) *this = Workspace();
+    void startWithin(std::size_t bytes, Watch& watch) {
+        if (held > bytes / 16) giveBack(watch);
     }
+    // Empties it, with looks in between: all at once may take a quarter of a second.
+    void giveBack(Watch& watch);
 };
 
 struct ListSearch {

@@ -87,6 +87,7 @@ void NearSolver::start(const Problem& reduced, Cost budget) {
     Workspace work;
     const Limits left{watch_.left(), limits_.bytes, limits_.poll};
     first_ = solveSingleBudget(reduced, relaxation, std::min(budget, maxTotalCost), left, work);
+    work.giveBack(watch_);
     const Base base = solveRelaxation(reduced, relaxation, std::min(budget, maxTotalCost));
     base_.multiplier = base.multiplier;
     base_.slack = base.slack;
@@ -196,8 +197,9 @@ bool NearSolver::tryBeam(Value target) {
     const std::size_t width = std::max(leastBeam, 2 * most_);
     const NearEffort effort{static_cast<std::uint32_t>(most_), width,
                             std::numeric_limits<std::size_t>::max()};
-    const NearSearch search = searchNear(problem_, base_, target, effort, watch_);
+    NearSearch search = searchNear(problem_, base_, target, effort, watch_);
     if (!search.limit) take(search, target);
+    giveBack(search.lists, watch_);
     return !search.limit;
 }
 
@@ -216,9 +218,10 @@ void NearSolver::raiseTargets() {
         const Value target = within(gap_);
         const bool last = target == within(toDouble(noTarget));
         const NearEffort effort{static_cast<std::uint32_t>(most_), noBeam, last ? noLimit : most};
-        const NearSearch exact = searchNear(problem_, base_, target, effort, watch_);
+        NearSearch exact = searchNear(problem_, base_, target, effort, watch_);
+        const bool whole = !exact.limit && take(exact, target);
+        giveBack(exact.lists, watch_);
         if (!exact.limit) {
-            const bool whole = take(exact, target);
             if (whole) covered_ = target;
             // A better first one may have moved the end.
             proved_ = whole && target >= within(toDouble(noTarget));

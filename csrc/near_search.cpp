@@ -345,10 +345,18 @@ NearSearch Search::run() {
     } catch (const LimitReached&) {
         result_.limit = true;
     }
+    giveBack(pool_, watch_);
     return std::move(result_);
 }
 
 }  // namespace
+
+void giveBack(std::vector<NearList>& lists, Watch& watch) {
+    for (NearList& list : lists) {
+        list = {};
+        watch.poll();
+    }
+}
 
 void NearList::restart(std::size_t most) {
     cost.clear();

@@ -56,7 +56,7 @@ Solution solveSingleBudget(const Problem& problem, const Relaxation& relaxation,
         return solution;
     }
     Watch watch(limits);
-    work.startWithin(limits.bytes);
+    work.startWithin(limits.bytes, watch);
     work.prices.compute(problem, relaxation, base);
     const double bound = -base.multiplier * static_cast<double>(base.slack);
     std::vector<std::size_t> best = base.option;

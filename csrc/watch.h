@@ -26,10 +26,10 @@ public:
     [[nodiscard]] bool expired() {
         return std::chrono::duration<double>(poll() - start_).count() > limits_.seconds;
     }
-    // Gives the caller's `poll` its turn every 20 ms; returns the time.
+    // Gives the caller's `poll` its turn every 10 ms; returns the time.
     std::chrono::steady_clock::time_point poll() {
         const Clock::time_point now = Clock::now();
-        if (limits_.poll && now - lastPoll_ > std::chrono::milliseconds(20)) {
+        if (limits_.poll && now - lastPoll_ > std::chrono::milliseconds(10)) {
             lastPoll_ = now;
             limits_.poll();
         }

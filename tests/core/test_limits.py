@@ -38,6 +38,19 @@ def ties():
     table = RDTable.from_arrays(cost, -cost)
     return lambda: near_optimal(table, "50%", k=1000, time_limit=8.0)
 
+def hopeless(options):
+    cost = 2 * np.random.default_rng(5).integers(10**11, 10**12, (80, options))
+    cost[:, -1] = 0
+    return RDTable.from_arrays(cost, -1.0 * cost), int(cost[:, 0].sum() // 2) | 1
+
+def one_budget():
+    table, odd = hopeless(40)
+    return lambda: allocate(table, odd, time_limit=6.0)
+
+def near():
+    table, odd = hopeless(8)
+    return lambda: near_optimal(table, odd, k=1000, time_limit=4.0)
+
 call = {CALL}()
 times = [time.thread_time()]
 signal.signal(signal.SIGPROF, lambda *_: times.append(time.thread_time()))
@@ -50,11 +63,11 @@ print(found.status, len(times), max(np.diff(times)))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="arrays grow in place there")
-@pytest.mark.parametrize("call", ["two_budgets", "one_wide_layer", "ties"])
+@pytest.mark.parametrize("call", ["one_budget", "two_budgets", "near", "one_wide_layer", "ties"])
 def test_signals_are_heard_all_the_time(call: str) -> None:
     """Python's signal handlers get their turn after less than 0.1 s of processor time each.
 
-    Growing and freeing half a gibibyte of states in one go, comparing all options of a wide layer,
+    Growing and freeing a gibibyte of states in one go, comparing all options of a wide layer,
     and sorting what millions of ways back go through once took more.
     """
     done = subprocess.run(
