@@ -45,7 +45,10 @@ def instance(rng: Rng, dimensions: int) -> Call:
         "spread": lambda: rng.integers(-3, 8, options) * 2.0 ** rng.integers(-60, 1, options),
         "offset": lambda: (  # of whole layers, which cancel or not
             rng.integers(0, 16, options) / 16
-            + np.repeat(rng.integers(-1, 2, layers) * 2.0 ** int(rng.integers(40, 60)), sizes)
+            + np.repeat(rng.integers(-1, 2, layers) * 2.0 ** int(rng.integers(48, 58)), sizes)
+        ),
+        "vanishing": lambda: np.where(  # all but nothing is left to gain
+            rng.random(options) < 0.4, 1.0, rng.integers(0, 8, options) * 2.0**-57
         ),
         "like costs": lambda: -1.0 * costs[:, 0],
     }
