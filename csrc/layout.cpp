@@ -13,7 +13,8 @@ namespace rdprune {
 
 namespace {
 
-constexpr std::size_t fewRows = 256;  // a class; each is compared with all that are kept
+constexpr std::size_t fewRows = 256;    // a class; each is compared with all that are kept
+constexpr std::size_t stairSteps = 64;  // what a look at the stairs is worth, in comparisons
 
 [[noreturn]] void refuse(const std::string& message) { throw std::invalid_argument(message); }
 
@@ -238,8 +239,8 @@ void Layout::appendPreferred(Problem& problem, std::span<const Value> values, st
         const Value value = values[row - first];
         if (dimensions_ == 1)
             return problem.values.size() > begin && problem.values.back() <= value;
+        if (pace.expiredAfter(onStairs ? stairSteps : problem.values.size() - begin)) return false;
         if (onStairs) return stairs.dominated(costs(row)[1], value);
-        if (pace.expiredAfter(problem.values.size() - begin)) return false;
         for (std::size_t other = problem.values.size(); other-- > begin;) {
             const Cost* left = &problem.costs[other * dimensions_];
             std::size_t i = 0;

@@ -24,6 +24,8 @@ constexpr double leastShare = 0x1p-24;  // of all there is, for the first target
 constexpr double beamReach = 8.0;       // how far beyond a failed target the beam looks
 constexpr std::size_t firstStates = std::size_t{1} << 14;
 constexpr std::size_t leastBeam = 64;
+constexpr std::size_t narrower = 4;
+constexpr std::size_t stateBytes = 32;  // about, in a list
 constexpr std::size_t checkEvery = std::size_t{1} << 14;
 constexpr std::size_t listedBytes = 128;  // of an allocation in the list, without its options
 
@@ -59,7 +61,7 @@ private:
     [[nodiscard]] Value farthest() const;
     [[nodiscard]] std::vector<std::size_t> finals(const NearSearch& search, Value target);
     bool take(const NearSearch& search, Value target);
-    bool tryBeam(Value target);
+    void tryBeam(Value target);
     void list(Listed listed);
 
     const Nearness& nearness_;
@@ -118,11 +120,11 @@ void NearSolver::start(const Problem& reduced, Cost budget) {
     list(std::move(best));
 }
 
-// Up to half of the memory is for the list; the other half holds a copy for the caller in the end.
+// Up to a quarter of the memory is for the list, and as much for the copy that the caller gets.
 void NearSolver::reserve() {
     const std::size_t bytes = listedBytes + problem_.classOf.size() * sizeof(Index);
-    most_ = std::clamp(limits_.bytes / 2 / bytes, std::size_t{1}, nearness_.most);
-    limits_.bytes -= std::min(limits_.bytes, most_ * bytes);
+    most_ = std::clamp(limits_.bytes / 4 / bytes, std::size_t{1}, nearness_.most);
+    limits_.bytes -= std::min(limits_.bytes, 2 * most_ * bytes);
 }
 
 void NearSolver::list(Listed listed) {
@@ -192,15 +194,22 @@ bool NearSolver::take(const NearSearch& search, Value target) {
     return whole;
 }
 
-// Looks for k allocations with short lists; they prove nothing.
-bool NearSolver::tryBeam(Value target) {
-    const std::size_t width = std::max(leastBeam, 2 * most_);
-    const NearEffort effort{static_cast<std::uint32_t>(most_), width,
-                            std::numeric_limits<std::size_t>::max()};
-    NearSearch search = searchNear(problem_, base_, target, effort, watch_);
-    if (!search.limit) take(search, target);
-    giveBack(search.lists, watch_);
-    return !search.limit;
+// Looks for k allocations with short lists, shorter still where memory ends; they prove nothing.
+void NearSolver::tryBeam(Value target) {
+    std::size_t options = 1;
+    for (std::size_t cls = 0; cls < problem_.size(); ++cls)
+        options = std::max(options, problem_.offsets[cls + 1] - problem_.offsets[cls]);
+    // Kept after every class, and held while the options of one are merged.
+    const std::size_t fitting = limits_.bytes / stateBytes / (problem_.size() + 2 * options);
+    std::size_t width = std::max(leastBeam, std::min(2 * most_, fitting));
+    for (;; width /= narrower) {
+        const NearEffort effort{static_cast<std::uint32_t>(most_), width,
+                                std::numeric_limits<std::size_t>::max()};
+        NearSearch search = searchNear(problem_, base_, target, effort, watch_);
+        if (!search.limit) take(search, target);
+        giveBack(search.lists, watch_);
+        if (!search.limit || width / narrower < leastBeam || watch_.expired()) return;
+    }
 }
 
 void NearSolver::raiseTargets() {

@@ -234,7 +234,9 @@ def _join_layers(table: RDTable, distortions: Sequence[ArrayLike]) -> NDArray[np
             f"distortions has {len(distortions)} entries, the table has {len(table.names)} layers"
         )
     parts = [np.asarray(part) for part in distortions]
-    for name, labels, part in zip(table.names, table.options, parts, strict=True):
+    for name, labels, part, given in zip(
+        table.names, table.options, parts, distortions, strict=True
+    ):
         if part.dtype.kind not in "iuf":
             raise ValueError(f"distortions of layer {name!r} must be numbers, got {part.dtype}")
         if part.ndim != 2 or part.shape != (len(parts[0]), len(labels)):
@@ -242,7 +244,7 @@ def _join_layers(table: RDTable, distortions: Sequence[ArrayLike]) -> NDArray[np
                 f"distortions of layer {name!r} has shape {part.shape}; it must be (N, "
                 f"{len(labels)}) with the same number N of instances in every layer"
             )
-        check_exact(f"distortions of layer {name!r}", part)
+        check_exact(f"distortions of layer {name!r}", part, given)
     return np.concatenate([part.astype(np.float64) for part in parts], axis=1)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from numbers import Integral
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -45,6 +45,8 @@ def _rows(argument: str, rows: Rows) -> list[NDArray[Any]]:
 
 def read_floats(argument: str, rows: Rows) -> tuple[NDArray[np.float64], ...]:
     """Take one row of numbers a layer as float64; refuse integers that would be rounded."""
+    if isinstance(rows, Iterable) and not isinstance(rows, (np.ndarray, list, tuple)):
+        rows = list(rows)
     arrays = _rows(argument, rows)
     for layer, array in enumerate(arrays):
         if array.dtype.kind not in "iuf":
@@ -57,19 +59,36 @@ def read_floats(argument: str, rows: Rows) -> tuple[NDArray[np.float64], ...]:
 
 def check_exact(what: str, array: NDArray[Any], given: object = None) -> None:
     """Refuse integers that no float64 holds, in an array or in the list that it was made of."""
-    values: Any = array
     if array.dtype.kind == "f":
-        if not isinstance(given, (list, tuple)):
-            return
-        values = given
-    converted = array.astype(np.float64)
-    for index in np.argwhere(np.abs(converted) >= 2.0**53).tolist():
-        value = values[index[0]] if len(index) == 1 else values[tuple(index)]
-        if isinstance(value, Integral) and int(value) != int(converted[tuple(index)]):
-            raise ValueError(
-                f"{what} holds the integer {value}, which would be rounded; beyond 2**53 only "
-                "integers that float64 holds are taken"
-            )
+        rounded = _rounded(array, given) if isinstance(given, (list, tuple)) else None
+    else:
+        signed = array.dtype.kind == "i"
+        sizes = np.abs(array.astype(np.int64)) if signed else array  # that of -2**63 is itself
+        sizes = sizes.astype(np.uint64)
+        lowest = sizes & (~sizes + np.uint64(1))  # bit that is set
+        odd = sizes // np.maximum(lowest, np.uint64(1))
+        wrong = np.argwhere(odd > np.uint64(2**53))
+        rounded = int(array[tuple(wrong[0])]) if len(wrong) else None
+    if rounded is not None:
+        raise ValueError(
+            f"{what} holds the integer {rounded}, which would be rounded; beyond 2**53 only "
+            "integers that float64 holds are taken"
+        )
+
+
+def _rounded(array: NDArray[Any], given: Sequence[Any]) -> int | None:
+    """Return an integer in nested lists of numbers that the array made of them has rounded."""
+    for index in np.argwhere(np.abs(array) >= 2.0**53).tolist():
+        value: Any = given
+        for place in index:
+            value = value[place]
+        try:
+            whole = operator.index(value)
+        except TypeError:  # a float
+            continue
+        if whole != int(array[tuple(index)]):
+            return whole
+    return None
 
 
 def read_integers(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +79,13 @@ class Frontier:
     def __len__(self) -> int:
         return len(self.budgets)
 
-    def __getitem__(self, point: int) -> Allocation:
+    @overload
+    def __getitem__(self, point: int) -> Allocation: ...
+    @overload
+    def __getitem__(self, point: slice) -> tuple[Allocation, ...]: ...
+    def __getitem__(self, point: int | slice) -> Allocation | tuple[Allocation, ...]:
+        if isinstance(point, slice):
+            return tuple(self[index] for index in range(len(self))[point])
         index = range(len(self))[point]
         if index not in self._made:
             self._made[index] = Allocation.from_choice(

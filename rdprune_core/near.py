@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,7 +90,13 @@ class NearOptimal:
     def __len__(self) -> int:
         return len(self.choices)
 
-    def __getitem__(self, rank: int) -> Allocation:
+    @overload
+    def __getitem__(self, rank: int) -> Allocation: ...
+    @overload
+    def __getitem__(self, rank: slice) -> tuple[Allocation, ...]: ...
+    def __getitem__(self, rank: int | slice) -> Allocation | tuple[Allocation, ...]:
+        if isinstance(rank, slice):
+            return tuple(self[index] for index in range(len(self))[rank])
         index = range(len(self))[rank]
         if index not in self._made:
             self._made[index] = self._make(index)

@@ -277,3 +277,16 @@ def test_the_raw_module_refuses(changes: dict[str, Any], words: str) -> None:
     """Whatever is wrong with the arrays is a ValueError that says so."""
     with pytest.raises(ValueError, match=words):
         raw(**changes)
+
+
+def test_integers_beside_floats_are_not_rounded() -> None:
+    """A list's integers are refused where float64 holds them not, as those of a table are."""
+    table = RDTable.from_arrays([[1, 0]], [[0.0, 1.0]])
+    big = 2**53 + 1
+    for rows in ([[[big, 0.5]]], [[[0, big]]], [np.array([[0, big]])]):
+        with pytest.raises(ValueError, match=f"the integer {big}, which would be rounded"):
+            allocate_many(table, rows, 1)
+    with pytest.raises(ValueError, match=f"the integer {big}"):
+        RDTable.from_arrays([[1, 0]], iter([[big, 0.5]]))  # type: ignore[arg-type]
+    many = allocate_many(table, [np.array([[2**62, -(2**63)]])], 1)
+    assert many[0].distortion == -(2.0**63)

@@ -38,6 +38,12 @@ def ties():
     table = RDTable.from_arrays(cost, -cost)
     return lambda: near_optimal(table, "50%", k=1000, time_limit=8.0)
 
+def wide_two_costs():
+    cost = rng.integers(0, 10**9, (2, 1, 300_000))
+    cost[1] = 2 * 10**9 - cost[0] - cost[1] % 1000
+    table = RDTable.from_arrays(dict(zip("ab", cost)), rng.random((1, 300_000)))
+    return lambda: allocate(table, dict.fromkeys("ab", "90%"), time_limit=4.0)
+
 def hopeless(options):
     cost = 2 * np.random.default_rng(5).integers(10**11, 10**12, (80, options))
     cost[:, -1] = 0
@@ -63,7 +69,10 @@ print(found.status, len(times), max(np.diff(times)))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="arrays grow in place there")
-@pytest.mark.parametrize("call", ["one_budget", "two_budgets", "near", "one_wide_layer", "ties"])
+@pytest.mark.parametrize(
+    "call",
+    ["one_budget", "two_budgets", "near", "one_wide_layer", "wide_two_costs", "ties"],
+)
 def test_signals_are_heard_all_the_time(call: str) -> None:
     """Python's signal handlers get their turn after less than 0.1 s of processor time each.
 

@@ -19,6 +19,7 @@ from rdprune_core import (
     RDTable,
     _core,
     allocate,
+    frontier,
     near_optimal,
 )
 
@@ -257,3 +258,22 @@ def test_the_raw_module_refuses(changes: dict[str, Any], words: str) -> None:
     """Whatever is wrong with the arrays is a ValueError that says so."""
     with pytest.raises(ValueError, match=words):
         raw(**changes)
+
+
+def test_a_slice_is_a_tuple_of_allocations() -> None:
+    """The best and the rest, as of any sequence."""
+    table = RDTable.from_arrays([[0, 10, 20], [0, 10, 15]], [[4.0, 1.0, 0.0], [5.0, 2.0, 0.0]])
+    near = near_optimal(table, 25, k=5)
+    assert near[:2] == (near[0], near[1])
+    assert near[::-1] == tuple(reversed(list(near)))
+    points = frontier(table, points=3)
+    assert points[1:] == (points[1], points[2])
+
+
+def test_more_asked_for_is_not_fewer_listed() -> None:
+    """Where lists for so many do not fit, narrower ones find some all the same."""
+    rng = np.random.default_rng(0)
+    cost = 2 * rng.integers(10**5, 10**6, (30, 60))
+    table = RDTable.from_arrays(cost, -1.0 * cost)
+    near = near_optimal(table, "50%", k=10_000, memory_limit=20 << 20)
+    assert len(near) >= 100, len(near)
