@@ -96,10 +96,11 @@ public:
         const double loss = base.multiplier * static_cast<double>(base.slack);
         // Never negative but for rounding, which must not cut the base itself. The loss may dwarf the
         // gap and all options of a class, and so may its rounding error.
-        work.stages.collect(problem, base, work.prices,
-                            std::max(toDouble(target) + loss, 0.0) + relativeMargin * loss);
+        work.stages.collect(
+            problem, base, work.prices,
+            std::max(toDouble(target) + loss, 0.0) + relativeMargin * loss + work.prices.shortfall);
         margin_ = relativeMargin * (work.stages.scale() + loss);
-        bound_ = -loss;
+        bound_ = -loss - work.prices.shortfall;
         work.pool.resize(std::max(work.pool.size(),
                                   std::size_t{2} * std::bit_width(work.stages.mostOptions()) + 2));
     }

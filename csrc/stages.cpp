@@ -29,6 +29,7 @@ void Prices::compute(const Problem& problem, const Relaxation& relaxation, const
     const double* const values = relaxation.value.data();
     const double multiplier = base.multiplier;
     double* const out = reduced.data();
+    shortfall = 0.0;
     for (std::size_t cls = 0; cls < problem.size(); ++cls) {
         const std::size_t first = problem.offsets[cls];
         const std::size_t last = problem.offsets[cls + 1];
@@ -39,6 +40,7 @@ void Prices::compute(const Problem& problem, const Relaxation& relaxation, const
         margin[cls] = 2.0 * relativeMargin * (multiplier * costs[last - 1] - values[last - 1]);
         nearest[cls] = std::min(leastOf(out + first, origin - first),
                                 leastOf(out + origin + 1, last - origin - 1));
+        shortfall += margin[cls] + std::max(-nearest[cls], 0.0);
     }
 }
 

@@ -29,7 +29,10 @@ struct Prices {
     std::vector<double> reduced;  // options
     std::vector<double> nearest;  // classes; least of the options that are not the base's
     std::vector<double> margin;   // classes; beyond the gap, for rounding
-    std::vector<double> sorted;   // scratch
+    // What the base may lack to the least Lagrangian value: gains that are lost in the rounding of a
+    // class's hull, and what reduced costs below zero show.
+    double shortfall = 0.0;
+    std::vector<double> sorted;  // scratch
 
     void compute(const Problem& problem, const Relaxation& relaxation, const Base& base);
     // The gap to the bound within which this many classes have an option besides the base's.

@@ -284,6 +284,19 @@ def test_a_gain_that_rounding_hides_is_still_taken() -> None:
     assert near_optimal(table, 25, k=2)[0].choice.tolist() == [1, 2]
 
 
+def test_a_gain_that_the_hull_loses_pays_for_a_loss_elsewhere() -> None:
+    """Beside 1, nothing and 2^-55 are one double: the base lacks what another layer may lose."""
+    unit = 2.0**-57
+    table = RDTable.from_arrays(
+        [[947840, 1345048, 416926], [270856, 273266, 961004], [77750, 934000]],
+        [[4 * unit, 0.0, 1.0], [5 * unit, 7 * unit, 1.0], [2 * unit, 0.0]],
+    )
+    for budget in (2155106, 2152696):
+        allocation = allocate(table, budget)
+        assert allocation.status == "optimal"
+        assert allocation.choice.tolist() == [1, 0, 0]
+
+
 def test_costs_beyond_doubles_differ_by_units() -> None:
     """2^53 and 2^53 + 1 are one double; bounds from hulls of doubles once cut the optimum."""
     big = 2**53
