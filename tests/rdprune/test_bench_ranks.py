@@ -49,7 +49,8 @@ def test_other_tables_are_a_failure(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("cpu", "wall", "hit"), [(10.0, 5.0, True), (10.0, 8.0, False), (7.0, 8.0, None)]
+    ("cpu", "wall", "hit"),
+    [(10.0, 5.0, True), (10.0, 8.0, False), (7.0, 8.0, None), (7.0, 5.0, None)],
 )
 def test_a_busy_machine_leaves_the_target_open(monkeypatch, cpu, wall, hit):
     """1.7 x is judged where one rank had a core to itself, and two ranks could have two."""
