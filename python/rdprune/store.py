@@ -156,6 +156,8 @@ class Store:
             yield
         except sqlite3.OperationalError as error:
             advice = "what was measured is kept: run the same again to go on"
+            if "readonly" in str(error) or "unable to open" in str(error):
+                advice = "this process must be able to write to it and to its folder"
             if "full" in str(error):
                 advice = "what was measured is kept: make room and run the same again"
             elif "locked" in str(error):

@@ -359,3 +359,10 @@ def test_a_folder_that_is_a_file(tmp_path):
     (tmp_path / "run").touch()
     with pytest.raises(FileExistsError, match="run"):
         Store(tmp_path / "run")
+
+
+def test_a_file_that_cannot_be_opened(tmp_path):
+    """The error says what is needed, not to try again."""
+    (tmp_path / "measurements.sqlite").mkdir()
+    with pytest.raises(StoreError, match="must be able to write to it and to its folder"):
+        Store(tmp_path)

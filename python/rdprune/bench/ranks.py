@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
@@ -133,14 +134,23 @@ def _measured(
             check=False,
         )
         if done.returncode:
-            said = done.stderr.strip()[-2000:]
-            raise RuntimeError(f"measuring {network} with {ranks} ranks: {said}")
+            raise RuntimeError(f"measuring {network} with --ranks {ranks}: {_cause(done.stderr)}")
         found = [
             json.loads(Path(f"{prefix}-{index}.json").read_text(encoding="utf-8"))
             for index in range(ranks)
         ]
         tables = {Path(f"{prefix}-{index}.npz").read_bytes() for index in range(ranks)}
     return {key: max(one[key] for one in found) for key in ("wall_s", "cpu_s")}, tables
+
+
+def _cause(stderr: str) -> str:
+    """Return what a rank stopped with, where its traceback ends; the launcher's own come later."""
+    named = [
+        line
+        for line in stderr.splitlines()
+        if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)
+    ]
+    return named[0] if named else stderr.strip()[-2000:]
 
 
 def show(rows: Sequence[Row]) -> Table:
