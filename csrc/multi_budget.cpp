@@ -33,6 +33,8 @@ LagrangianBase makeBase(const Problem& problem, std::span<const Cost> budgets, W
     LagrangianBase base;
     base.multipliers = findMultipliers(problem, budgets, watch);
     base.option = minimiseLagrangian(problem, base.multipliers);
+    // Again, by differences to what was found: beside a large one small ones are lost.
+    base.option = minimiseLagrangian(problem, base.multipliers, base.option);
     base.slack.assign(budgets.begin(), budgets.end());
     base.value = problem.totalValue(base.option);
     for (std::size_t d = 0; d < problem.dimensions; ++d) {

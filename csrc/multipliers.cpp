@@ -93,13 +93,15 @@ double valueRange(const Problem& problem) {
 }
 
 std::vector<std::size_t> minimiseLagrangian(const Problem& problem,
-                                            const std::vector<double>& multipliers) {
+                                            const std::vector<double>& multipliers,
+                                            std::span<const std::size_t> origins) {
     std::vector<std::size_t> best(problem.size());
     for (std::size_t cls = 0; cls < problem.size(); ++cls) {
         // Of differences: what all options of a class have in common may dwarf them.
-        const std::size_t origin = problem.offsets[cls];
-        double least = std::numeric_limits<double>::infinity();
-        for (std::size_t i = origin; i < problem.offsets[cls + 1]; ++i) {
+        const std::size_t origin = origins.empty() ? problem.offsets[cls] : origins[cls];
+        double least = 0.0;
+        best[cls] = origin;
+        for (std::size_t i = problem.offsets[cls]; i < problem.offsets[cls + 1]; ++i) {
             double value = toDouble(problem.values[i] - problem.values[origin]);
             for (std::size_t d = 0; d < problem.dimensions; ++d)
                 value += multipliers[d] *

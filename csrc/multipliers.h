@@ -24,9 +24,11 @@ namespace rdprune {
 [[nodiscard]] std::vector<double> findMultipliers(const Problem& problem,
                                                   std::span<const Cost> budgets, Watch& watch);
 
-// The option of every class that minimises value + lambda . cost; the first one among equals.
-[[nodiscard]] std::vector<std::size_t> minimiseLagrangian(const Problem& problem,
-                                                          const std::vector<double>& multipliers);
+// The option of every class that minimises value + lambda . cost by its difference to `origins`, without
+// them the first options; among equals the origin's, else the first one.
+[[nodiscard]] std::vector<std::size_t> minimiseLagrangian(
+    const Problem& problem, const std::vector<double>& multipliers,
+    std::span<const std::size_t> origins = {});
 
 // Sum over classes of the largest value less the least; 1 if that is zero.
 [[nodiscard]] double valueRange(const Problem& problem);

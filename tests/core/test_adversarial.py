@@ -297,6 +297,21 @@ def test_a_gain_that_the_hull_loses_pays_for_a_loss_elsewhere() -> None:
         assert allocation.choice.tolist() == [1, 0, 0]
 
 
+def test_ties_beside_large_distortions_under_several_budgets() -> None:
+    """Of options whose difference to the first one is rounded alike, the least is the base's."""
+    table = RDTable.from_arrays(
+        {
+            "a": [[1, 5, 3], [0, 4, 3], [1, 3]],
+            "b": [[4, 2, 4], [6, 3, 0], [3, 5]],
+            "c": [[0, 1, 3], [2, 6, 2], [6, 0]],
+        },
+        [[5.0, 4.0, 2.0**57], [2.0**57, 5.0, 6.0], [1.0, 1.0]],
+    )
+    allocation = allocate(table, {"a": 10, "b": 12, "c": 9})
+    assert allocation.status == "optimal"
+    assert allocation.choice.tolist() == [0, 1, 1]
+
+
 def test_costs_beyond_doubles_differ_by_units() -> None:
     """2^53 and 2^53 + 1 are one double; bounds from hulls of doubles once cut the optimum."""
     big = 2**53
