@@ -199,7 +199,7 @@ def verify_table(reports: Iterable[VerifyReport]) -> Table:
     states = sorted({f"{r.objective} objective, recovery {r.recovery}" for r in rows})
     grid.caption = f"{counts} samples; {'; '.join(states)}"
     if repaired:
-        grid.caption += "; true: in the state measured; repaired: as `apply` with it writes it"
+        grid.caption += "\ntrue: in the state measured; repaired: as `apply` with it writes it"
     return grid
 
 

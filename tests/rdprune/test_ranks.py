@@ -18,12 +18,13 @@ from rdprune_core import RDTable
 
 # A rank: settings from the environment, as torchrun gives them.
 SCRIPT = """
-import os, sys, time
+import os, signal, sys, time
 import torch
 from torch import nn
 import torch.distributed as dist
 from rdprune import measure, ranks
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 folder, pause, budgets = sys.argv[1], float(sys.argv[2]), sys.argv[3:]
 rank = int(os.environ.get("RANK", 0))
 torch.set_num_threads(1)

@@ -265,7 +265,7 @@ def _no_layer(model, allocation):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_stripped, "pruned already: give dense= the dense model"),
+        (_stripped, "pruned already: give the dense model"),
         (_applied_dense, "dense carries a mask on layer 'conv1.weight'"),
         (_other_dense, "dense of another model: the model has no layer 'conv1.weight'"),
         (_partly_masked, "layer 'conv2.weight' carries no mask in module 'conv2', others do"),
