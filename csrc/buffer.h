@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "release.h"
+#include "watch.h"
 
 namespace rdprune {
 
@@ -42,6 +43,10 @@ public:
         }
         std::free(std::exchange(data_, nullptr));
         capacity_ = 0;
+    }
+
+    void giveBack(Watch& watch) {
+        giveBack([&] { watch.poll(); });
     }
 
     // Keeps what is there, uninitialised beyond.

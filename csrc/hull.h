@@ -52,8 +52,7 @@ struct Relaxation {
 struct Base {
     std::vector<std::size_t> option;  // a class, into the problem's arrays
     Cost slack = 0;                   // budget left by the base
-    double multiplier =
-        0.0;  // units of value per unit of cost; zero if nothing, or next to nothing, is left to gain
+    double multiplier = 0.0;  // value per unit of cost; zero if next to nothing is left to gain
 };
 [[nodiscard]] Base solveRelaxation(const Problem& problem, const Relaxation& relaxation,
                                    Cost budget);

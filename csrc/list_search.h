@@ -57,8 +57,8 @@ struct StateList {
         value.reserve(most);
     }
     void giveBack(Watch& watch) {
-        cost.giveBack([&] { watch.poll(); });
-        value.giveBack([&] { watch.poll(); });
+        cost.giveBack(watch);
+        value.giveBack(watch);
     }
 };
 

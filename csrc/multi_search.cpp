@@ -368,8 +368,8 @@ MultiSearch searchVectors(const Problem& problem, const LagrangianBase& base, do
         Lists lists(problem.dimensions);
         result = searchLists(problem, base, gap, beam, search, lists, states);
         lists.states.giveBack(watch);
-        search.knots.giveBack([&] { watch.poll(); });
-        search.knotValues.giveBack([&] { watch.poll(); });
+        search.knots.giveBack(watch);
+        search.knotValues.giveBack(watch);
     } catch (const LimitReached&) {
         result.outcome = MultiSearch::Outcome::limit;
     }

@@ -46,8 +46,8 @@ public:
                 {value_.data() + first, last - first}};
     }
     void giveBack(Watch& watch) {
-        cost_.giveBack([&] { watch.poll(); });
-        value_.giveBack([&] { watch.poll(); });
+        cost_.giveBack(watch);
+        value_.giveBack(watch);
     }
 
 private:
@@ -77,8 +77,8 @@ struct Scratch {
 
     void giveBack(Watch& watch) {
         states.giveBack(watch);
-        gaps.giveBack([&] { watch.poll(); });
-        order.giveBack([&] { watch.poll(); });
+        gaps.giveBack(watch);
+        order.giveBack(watch);
     }
 
     Growing states;

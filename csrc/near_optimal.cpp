@@ -25,7 +25,6 @@ constexpr double beamReach = 8.0;       // how far beyond a failed target the be
 constexpr std::size_t firstStates = std::size_t{1} << 14;
 constexpr std::size_t leastBeam = 64;
 constexpr std::size_t narrower = 4;
-constexpr std::size_t stateBytes = 32;  // about, in a list
 constexpr std::size_t checkEvery = std::size_t{1} << 14;
 constexpr std::size_t listedBytes = 128;  // of an allocation in the list, without its options
 
@@ -200,7 +199,7 @@ void NearSolver::tryBeam(Value target) {
     for (std::size_t cls = 0; cls < problem_.size(); ++cls)
         options = std::max(options, problem_.offsets[cls + 1] - problem_.offsets[cls]);
     // Kept after every class, and held while the options of one are merged.
-    const std::size_t fitting = limits_.bytes / stateBytes / (problem_.size() + 2 * options);
+    const std::size_t fitting = limits_.bytes / nearStateBytes / (problem_.size() + 2 * options);
     std::size_t width = std::max(leastBeam, std::min(2 * most_, fitting));
     for (;; width /= narrower) {
         const NearEffort effort{static_cast<std::uint32_t>(most_), width,

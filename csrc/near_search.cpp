@@ -14,7 +14,6 @@ namespace rdprune {
 namespace {
 
 constexpr double relativeMargin = 0x1p-44;
-constexpr std::size_t stateBytes = sizeof(Cost) + sizeof(Value) + sizeof(std::uint32_t);
 constexpr std::size_t pollEvery = std::size_t{1} << 15;
 
 // Counts, while states come in ascending order of cost, those that dominate the next one.
@@ -226,7 +225,7 @@ NearList Search::keepPromising(const NearList& merged) {
     };
     std::size_t knot = knots_.size() - 1;
     for (std::size_t i = 0; i < merged.size(); ++i) {
-        if (i % pollEvery == 0) require(2 * kept.size() * (sizeof(Kept) + stateBytes));
+        if (i % pollEvery == 0) require(2 * kept.size() * (sizeof(Kept) + nearStateBytes));
         if (i % pollEvery == 0) watch_.check();
         const Cost left = base_.slack - merged.cost[i];
         while (knot > 0 && knots_[knot].cost > left) --knot;
@@ -241,7 +240,7 @@ NearList Search::keepPromising(const NearList& merged) {
     if (effort_.beam != noBeam)
         std::sort(kept.begin(), kept.end(),
                   [](const Kept& a, const Kept& b) { return a.second < b.second; });
-    require(kept.size() * (2 * sizeof(Kept) + stateBytes));
+    require(kept.size() * (2 * sizeof(Kept) + nearStateBytes));
     NearList list;
     list.restart(kept.size());
     for (const auto& [bound, i] : kept) {
@@ -278,14 +277,14 @@ void Search::merge(const NearList& a, const NearList& b, NearList& out) {
         out.push(cost, value, counted);
     }
     const std::size_t written = std::max(peak, out.size());
-    held_ -= (out.peak - written) * stateBytes;
+    held_ -= (out.peak - written) * nearStateBytes;
     out.peak = written;
 }
 
 // Counts what a list is about to grow to.
 void Search::hold(NearList& list, std::size_t size) {
     if (size > list.peak) {
-        held_ += (size - list.peak) * stateBytes;
+        held_ += (size - list.peak) * nearStateBytes;
         list.peak = size;
     }
     require(0);
@@ -293,7 +292,7 @@ void Search::hold(NearList& list, std::size_t size) {
 
 // Throws if the lists, and so many bytes more, are beyond the limit.
 void Search::require(std::size_t bytes) {
-    if (held_ + result_.states * stateBytes + bytes > watch_.bytes()) throw LimitReached{};
+    if (held_ + result_.states * nearStateBytes + bytes > watch_.bytes()) throw LimitReached{};
 }
 
 // The list extended by `count` options from `first` on, by halves.

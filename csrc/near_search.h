@@ -34,6 +34,9 @@ struct NearList {
     void push(Cost c, Value v, std::uint32_t n);
 };
 
+inline constexpr std::size_t nearStateBytes =
+    sizeof(Cost) + sizeof(Value) + sizeof(std::uint32_t);  // of a row of a list
+
 struct NearStage {
     std::size_t cls = 0;
     std::vector<std::size_t> option;  // positions in the problem's arrays

@@ -5,7 +5,6 @@
 #include "hull.h"
 #include "list_search.h"
 #include "multi_budget.h"
-#include "release.h"
 #include "single_budget.h"
 
 namespace rdprune {
@@ -50,7 +49,7 @@ std::vector<Solution> solve(const Instance& instance, std::span<const Cost> budg
             solutions.push_back(solveSingleBudget(problem, relaxation, capped.front(), left, work));
         else
             solutions = solveFrontier(problem, relaxation, capped, left, watch, work);
-        if (work.held > largeBytes) work.giveBack(watch);
+        work.giveBack(watch);
     } else {
         for (std::size_t row = 0; row < capped.size(); row += problem.dimensions) {
             solutions.push_back(solveMultiBudget(

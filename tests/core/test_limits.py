@@ -39,9 +39,9 @@ def ties():
     return lambda: near_optimal(table, "50%", k=1000, time_limit=8.0)
 
 def wide_two_costs():
-    cost = rng.integers(0, 10**9, (2, 1, 300_000))
+    cost = rng.integers(0, 10**9, (2, 1, 600_000))
     cost[1] = 2 * 10**9 - cost[0] - cost[1] % 1000
-    table = RDTable.from_arrays(dict(zip("ab", cost)), rng.random((1, 300_000)))
+    table = RDTable.from_arrays(dict(zip("ab", cost)), rng.random((1, 600_000)))
     return lambda: allocate(table, dict.fromkeys("ab", "90%"), time_limit=4.0)
 
 def hopeless(options):
