@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rdprune_core.allocation import Allocation
+from rdprune_core.lazy import LazyAllocations
 from rdprune_core.table import RDTable
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Frontier:
+class Frontier(LazyAllocations):
     """The optimal allocation at each of several budgets of one cost.
 
     A sequence of :class:`Allocation`, which are made when they are asked for; the arrays are there
@@ -50,11 +49,6 @@ class Frontier:
     _made: dict[int, Allocation] = field(default_factory=dict, repr=False)
 
     @property
-    def allocations(self) -> tuple[Allocation, ...]:
-        """One a budget."""
-        return tuple(self)
-
-    @property
     def hull(self) -> NDArray[np.int64]:
         """Points on the lower convex hull of distortion over budget, ascending.
 
@@ -76,31 +70,16 @@ class Frontier:
             hull.append(point)
         return np.array(hull, np.int64)
 
-    def __len__(self) -> int:
-        return len(self.budgets)
-
-    @overload
-    def __getitem__(self, point: int) -> Allocation: ...
-    @overload
-    def __getitem__(self, point: slice) -> tuple[Allocation, ...]: ...
-    def __getitem__(self, point: int | slice) -> Allocation | tuple[Allocation, ...]:
-        if isinstance(point, slice):
-            return tuple(self[index] for index in range(len(self))[point])
-        index = range(len(self))[point]
-        if index not in self._made:
-            self._made[index] = Allocation.from_choice(
-                self._table,
-                self.choices[index],
-                budget={self.cost: int(self.budgets[index])},
-                distortion=float(self.distortion[index]),
-                lower_bound=float(self.lower_bound[index]),
-                status="optimal" if self.optimal[index] else "feasible",
-                multipliers={self.cost: float(self.multiplier[index])},
-            )
-        return self._made[index]
-
-    def __iter__(self) -> Iterator[Allocation]:
-        return (self[point] for point in range(len(self)))
+    def _make(self, index: int) -> Allocation:
+        return Allocation.from_choice(
+            self._table,
+            self.choices[index],
+            budget={self.cost: int(self.budgets[index])},
+            distortion=float(self.distortion[index]),
+            lower_bound=float(self.lower_bound[index]),
+            status="optimal" if self.optimal[index] else "feasible",
+            multipliers={self.cost: float(self.multiplier[index])},
+        )
 
 
 def sum_distortion(table: RDTable, choices: NDArray[np.int64]) -> NDArray[np.float64]:

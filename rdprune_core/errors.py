@@ -1,8 +1,8 @@
-"""Errors of their own kind. All are ``ValueError``."""
+"""Errors of their own kind, all ``ValueError``, and lists in messages."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
 class InfeasibleBudgetError(ValueError):
@@ -22,3 +22,9 @@ class InfeasibleBudgetError(ValueError):
 
 class FileFormatError(ValueError):
     """A file is damaged, cut short, or not of the kind that was expected."""
+
+
+def few(parts: Sequence[str], most: int = 3, separator: str = ", ") -> str:
+    """Join the first parts of a message, and say how many more there are."""
+    shown = separator.join(parts[:most])
+    return f"{shown} and {len(parts) - most} more" if len(parts) > most else shown

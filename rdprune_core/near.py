@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
-from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from rdprune_core.budget import Budget, read_budgets
 from rdprune_core.checks import read_only
 from rdprune_core.constraints import Bounds, read_constraints
 from rdprune_core.curve import sum_distortion
+from rdprune_core.lazy import LazyAllocations
 from rdprune_core.solve import MEMORY_LIMIT, explain, read_limits
 from rdprune_core.table import RDTable
 
@@ -25,7 +25,7 @@ MOST = 100_000 - 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class NearOptimal:
+class NearOptimal(LazyAllocations):
     """The best allocations under a budget, the optimum first.
 
     A sequence of :class:`Allocation`, which are made when they are asked for; the arrays are there
@@ -66,11 +66,6 @@ class NearOptimal:
     _made: dict[int, Allocation] = field(default_factory=dict, repr=False)
 
     @property
-    def allocations(self) -> tuple[Allocation, ...]:
-        """All of them."""
-        return tuple(self)
-
-    @property
     def used(self) -> dict[str, dict[str, int]]:
         """For each layer, the options taken, the most frequent first, and in how many of them."""
         table = self._table
@@ -87,32 +82,14 @@ class NearOptimal:
         differ = (self.choices != self.choices[0]).any(axis=0)
         return tuple(self._table.names[layer] for layer in np.flatnonzero(differ))
 
-    def __len__(self) -> int:
-        return len(self.choices)
-
-    @overload
-    def __getitem__(self, rank: int) -> Allocation: ...
-    @overload
-    def __getitem__(self, rank: slice) -> tuple[Allocation, ...]: ...
-    def __getitem__(self, rank: int | slice) -> Allocation | tuple[Allocation, ...]:
-        if isinstance(rank, slice):
-            return tuple(self[index] for index in range(len(self))[rank])
-        index = range(len(self))[rank]
-        if index not in self._made:
-            self._made[index] = self._make(index)
-        return self._made[index]
-
-    def __iter__(self) -> Iterator[Allocation]:
-        return (self[rank] for rank in range(len(self)))
-
-    def _make(self, rank: int) -> Allocation:
+    def _make(self, index: int) -> Allocation:
         return Allocation.from_choice(
             self._table,
-            self.choices[rank],
+            self.choices[index],
             budget=self.budget,
-            distortion=float(self.distortion[rank]),
+            distortion=float(self.distortion[index]),
             lower_bound=float(self.distortion[0]) if self._proved else self.lower_bound,
-            status="optimal" if self._proved and rank == 0 else "feasible",
+            status="optimal" if self._proved and index == 0 else "feasible",
             multipliers=self.multipliers,
         )
 

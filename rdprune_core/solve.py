@@ -15,7 +15,7 @@ from rdprune_core.budget import Budget, read_budgets
 from rdprune_core.checks import read_only
 from rdprune_core.constraints import Bounds, Constraints, read_constraints
 from rdprune_core.curve import Frontier, sum_distortion
-from rdprune_core.errors import InfeasibleBudgetError
+from rdprune_core.errors import InfeasibleBudgetError, few
 from rdprune_core.joint import read_offset, solve_joint
 from rdprune_core.table import RDTable
 
@@ -309,8 +309,7 @@ def explain(
             ),
         )
         shown = [f"{name!r}: {' and '.join(constraints.reasons[name])}" for name in order]
-        more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
-        text += f" (constrained: {'; '.join(shown[:5])}{more})"
+        text += f" (constrained: {few(shown, 5, '; ')})"
     return InfeasibleBudgetError(text, least)
 
 

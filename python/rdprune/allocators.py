@@ -79,7 +79,7 @@ def _spdy(problem: Problem) -> dict[str, int]:
         }
         with recovered(problem.model, problem.recovery), preserved(problem.model):
             runner = Runner(problem.model, problem.batches, problem.forward, problem.seed)
-            reference = Reference(runner.dense_outputs())
+            reference = Reference(runner.outputs(), cause=runner.cause)
 
             def score(kept: Mapping[str, int]) -> float:
                 for (name, layer), weight in zip(problem.layers.items(), dense, strict=True):

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from rdprune.aside import ASIDE, loss_labels, position_weights, samples
 from rdprune.criteria import Beside, Criterion
+from rdprune_core.errors import few
 
 Forward = Callable[[nn.Module, Any], Any]
 """Runs a model on one batch (already on the model's device) and returns its output."""
@@ -186,25 +187,16 @@ class Runner:
             wide = output.dtype == torch.float64
             yield output.detach().to("cpu", torch.float64 if wide else torch.float32)
 
-    def dense_outputs(self) -> Iterator[Tensor]:
-        """Like `outputs`, but what is not finite is an error that says where that comes from."""
-        for index, output in enumerate(self.outputs()):
-            if not output.isfinite().all():
-                named = self.model.named_parameters()
-                wrong = [repr(name) for name, p in named if not p.isfinite().all()]
-                given = tree_leaves(self.batches[index])
-                if wrong:
-                    more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-                    reason = f"so does the weight {', '.join(wrong[:3])}{more}"
-                elif any(isinstance(part, Tensor) and not part.isfinite().all() for part in given):
-                    reason = "so does the batch"
-                else:
-                    reason = "the weights and the batch hold none"
-                raise ValueError(
-                    f"the dense model's output on batch {index} is not finite, it holds NaN or "
-                    f"inf: {reason}"
-                )
-            yield output
+    def cause(self, index: int) -> str:
+        """Say where an output on a batch that is not finite comes from, as far as can be seen."""
+        named = self.model.named_parameters()
+        wrong = [repr(name) for name, parameter in named if not parameter.isfinite().all()]
+        if wrong:
+            return f"so does the weight {few(wrong)}"
+        given = tree_leaves(self.batches[index])
+        if any(isinstance(part, Tensor) and not part.isfinite().all() for part in given):
+            return "so does the batch"
+        return "the weights and the batch hold none"
 
     def live_outputs(self) -> Iterator[Tensor]:
         """Like `outputs`, but where and as the model returns them, with their graph."""

@@ -292,7 +292,10 @@ class _Evaluation:
         scores = not features_of(runner.forward)
         self._labels = [labels(batch) if scores else None for batch in runner.batches]
         self._reference = Reference(
-            runner.dense_outputs(), distortion=kind, beside=runner.beside(parse(kind))
+            runner.outputs(),
+            distortion=kind,
+            beside=runner.beside(parse(kind)),
+            cause=runner.cause,
         )
         self._right: int | None = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,6 +85,8 @@ class Reference:
         Of the projection.
     beside : sequence of Beside, optional
         What the distortion needs of each batch.
+    cause : callable, optional
+        Says of the index of a batch where a dense output that is not finite comes from.
 
     Attributes
     ----------
@@ -106,13 +108,16 @@ class Reference:
         projection: int = 0,
         seed: int = 0,
         beside: Sequence[Beside] | None = None,
+        cause: Callable[[int], str] | None = None,
     ) -> None:
         self._criterion = parse(distortion)
         self._outputs = []
         for index, output in enumerate(outputs):
             if not output.isfinite().all():
+                more = "" if cause is None else f"; {cause(index)}"
                 raise ValueError(
                     f"the dense model's output on batch {index} is not finite: it holds NaN or inf"
+                    f"{more}"
                 )
             self._outputs.append(output.clone())
         self._beside = [Beside()] * len(self._outputs) if beside is None else list(beside)

@@ -174,11 +174,12 @@ def measure(
             stack.enter_context(ranks.working())
         runner = Runner(model, data, forward, seed)
         reference = Reference(
-            runner.dense_outputs(),
+            runner.outputs(),
             distortion=distortion,
             projection=responses,
             seed=seed,
             beside=runner.beside(kind),
+            cause=runner.cause,
         )
         findings = Findings(found, choices.options, layer_macs(found, runner), {}, reference.offset)
         findings.metadata.update(

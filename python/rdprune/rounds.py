@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -150,13 +150,11 @@ class Worker:
             full = {n: torch.ones_like(p.parameter).bool() for n, p in self._layers.items()}
             return full, None
         folder = self._run.round(number)
-        try:
+        with self._intact(number):
             load_weights_(folder / "weights.safetensors", self._model)
             loaded = load_masks(folder / "masks.safetensors")
             masks = {name: loaded[name] for name in self._layers}
             return masks, Allocation.load(folder / "allocation.json")
-        except (OSError, ValueError, KeyError) as error:
-            raise self._damaged(number, error) from error
 
     def finish(self, number: int) -> None:
         """Leave the model with the weights of a round.
@@ -166,18 +164,21 @@ class Worker:
         FileFormatError
             If the round's file of weights is missing or damaged.
         """
-        try:
+        with self._intact(number):
             load_weights_(self._run.round(number) / "weights.safetensors", self._model)
-        except (OSError, ValueError) as error:
-            raise self._damaged(number, error) from error
 
-    def _damaged(self, number: int, error: Exception) -> FileFormatError:
-        path = self._run.path / "history.json"
-        return FileFormatError(
-            f"round {number} of {self._run.path} is damaged ({error}): restore its files, or "
-            f'delete the entries from round {number} on under "rounds" in {path}, and it is done '
-            "again from the round before"
-        )
+    @contextmanager
+    def _intact(self, number: int) -> Iterator[None]:
+        """Say how to go on where a file of a round is missing or damaged."""
+        try:
+            yield
+        except (OSError, ValueError, KeyError) as error:
+            path = self._run.path / "history.json"
+            raise FileFormatError(
+                f"round {number} of {self._run.path} is damaged ({error}): restore its files, or "
+                f'delete the entries from round {number} on under "rounds" in {path}, and it is '
+                "done again from the round before"
+            ) from error
 
     def _check_finite(self, number: int) -> None:
         for name, value in self._model.state_dict().items():
@@ -301,28 +302,6 @@ class Worker:
                     dtype=parameter.dtype, device=parameter.device,
                 )  # fmt: skip
                 parameter.data = data.copy_(parameter.data)
-
-
-def check_callable(what: str, function: Callable[..., Any] | None, arguments: str) -> None:
-    """Refuse, before the work, a function that cannot be called with so many arguments.
-
-    Raises
-    ------
-    ValueError
-        Names the argument and how it will be called.
-    """
-    if function is None:
-        return
-    if not callable(function):
-        raise ValueError(f"{what} is a {type(function).__name__}, must be a function")
-    try:
-        signature = inspect.signature(function)
-    except ValueError:  # some built-in callables have none
-        return
-    try:
-        signature.bind(*arguments.split(", "))
-    except TypeError as error:
-        raise ValueError(f"{what} is called as {what}({arguments}): {error}") from None
 
 
 def figures(what: str, returned: Mapping[str, float] | None) -> dict[str, float]:

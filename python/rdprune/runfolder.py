@@ -100,8 +100,7 @@ class RunFolder:
         file = self.path / "history.json"
         found: dict[str, Any] = {}
         if file.exists():
-            found, self.rounds = read_history(file)
-            self.dense = read_dense(file)
+            found, self.dense, self.rounds = _read(file)
         elif lost := sorted(self.path.glob("round-*")):
             raise ValueError(
                 f"{self.path} holds {lost[0].name} of a run but no history.json: restore that, or "
@@ -155,17 +154,8 @@ def read_history(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Rou
     FileFormatError
         If the file is damaged or of another kind.
     """
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-        if data["format"] != FORMAT or data["version"] != VERSION:
-            raise ValueError("another format or version")
-        names = {field.name for field in fields(Round)}
-        rounds = [Round(**{name: entry[name] for name in names}) for entry in data["rounds"]]
-        if [done.number for done in rounds] != list(range(1, len(rounds) + 1)):
-            raise ValueError("rounds are missing")
-        return dict(data["settings"]), rounds
-    except (ValueError, KeyError, TypeError) as error:
-        raise FileFormatError(f"{path}: damaged or not a history of rdprune ({error})") from error
+    settings, _, rounds = _read(path)
+    return settings, rounds
 
 
 def read_dense(path: str | os.PathLike[str]) -> dict[str, float]:
@@ -174,12 +164,26 @@ def read_dense(path: str | os.PathLike[str]) -> dict[str, float]:
     Raises
     ------
     FileFormatError
-        If they are damaged.
+        If the file is damaged or of another kind.
     """
+    return _read(path)[1]
+
+
+def _read(
+    path: str | os.PathLike[str],
+) -> tuple[dict[str, Any], dict[str, float], list[Round]]:
+    """Read a history's settings, the dense model's figures, and the rounds."""
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8")).get("dense", {})
-        return {str(name): float(value) for name, value in found.items()}
-    except (ValueError, TypeError, AttributeError) as error:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        if data["format"] != FORMAT or data["version"] != VERSION:
+            raise ValueError("another format or version")
+        names = {field.name for field in fields(Round)}
+        rounds = [Round(**{name: entry[name] for name in names}) for entry in data["rounds"]]
+        if [done.number for done in rounds] != list(range(1, len(rounds) + 1)):
+            raise ValueError("rounds are missing")
+        dense = {str(name): float(value) for name, value in dict(data.get("dense", {})).items()}
+        return dict(data["settings"]), dense, rounds
+    except (ValueError, KeyError, TypeError) as error:
         raise FileFormatError(f"{path}: damaged or not a history of rdprune ({error})") from error
 
 

@@ -14,9 +14,9 @@ from rdprune.layers import prunable
 from rdprune.rounds import Evaluate as Evaluate
 from rdprune.rounds import Finetune as Finetune
 from rdprune.rounds import Step as Step
-from rdprune.rounds import Worker, check_callable, figures
+from rdprune.rounds import Worker, figures
 from rdprune.runfolder import Round, RunFolder, digest
-from rdprune.settings import Settings, plain_levels
+from rdprune.settings import Settings, check_callable, plain_levels
 
 
 def iterate(

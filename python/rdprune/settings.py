@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Integral, Real
+from typing import Any
 
 from torch import nn
 
@@ -136,6 +138,28 @@ def plain_levels(levels: Levels) -> int | str | tuple[float, ...] | None:
     if isinstance(levels, Integral):
         return int(levels)
     return tuple(read_levels(levels))
+
+
+def check_callable(what: str, function: Callable[..., Any] | None, arguments: str) -> None:
+    """Refuse, before the work, a function that cannot be called with so many arguments.
+
+    Raises
+    ------
+    ValueError
+        Names the argument and how it will be called.
+    """
+    if function is None:
+        return
+    if not callable(function):
+        raise ValueError(f"{what} is a {type(function).__name__}, must be a function")
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # some built-in callables have none
+        return
+    try:
+        signature.bind(*arguments.split(", "))
+    except TypeError as error:
+        raise ValueError(f"{what} is called as {what}({arguments}): {error}") from None
 
 
 def _is_number(value: object, kind: type) -> bool:

@@ -214,11 +214,12 @@ def trial(
         stack.enter_context(preserved(model))
         runner = Runner(model, data, forward, seed)
         reference = Reference(
-            runner.dense_outputs(),
+            runner.outputs(),
             distortion=distortion,
             projection=projection,
             seed=seed,
             beside=runner.beside(parse(distortion)),
+            cause=runner.cause,
         )
         shelf = None
         if store is not None:

@@ -212,9 +212,10 @@ class _Trial:
         runner = self.runner(self.dense)
         with recovered(self.dense, state), preserved(self.dense):
             return Reference(
-                runner.dense_outputs(),
+                runner.outputs(),
                 distortion=self.distortion,
                 beside=runner.beside(parse(self.distortion)),
+                cause=runner.cause,
             )
 
     def measure(self, reference: Reference, state: str, *, refit: bool) -> float:

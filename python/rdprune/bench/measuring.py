@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,7 +25,7 @@ from torch.utils.flop_counter import flop_registry
 import rdprune
 from rdprune.batches import Runner, preserved
 from rdprune.bench.networks import NETWORKS, Network
-from rdprune.bench.process import command
+from rdprune.bench.process import command, finished
 from rdprune.bench.show import clock
 from rdprune.bench.solver import Step
 from rdprune_core import RDTable, allocate
@@ -163,10 +162,7 @@ def _ask(
 ) -> tuple[dict[str, Any], list[str]]:
     """Start a process that measures; return what it tells, and the table for each sparsity."""
     call = command("rdprune.bench.measuring", network, method, str(levels), str(samples), str(path))
-    done = subprocess.run(call, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"measuring {network} by {method}: {done.stderr.strip()[-500:]}")
-    found: dict[str, Any] = json.loads(done.stdout)
+    found: dict[str, Any] = json.loads(finished(call, f"measuring {network} by {method}"))
     return found, found.pop("tables")
 
 
@@ -185,16 +181,7 @@ def _main(name: str, asked: str, levels: str, samples: str, path: str) -> None:
             chosen = {"levels": "auto", "budgets": budgets}
         start = time.perf_counter()
         with MacCounter() as counter:
-            table = rdprune.measure(
-                model,
-                batches,
-                recovery=network.recovery,
-                forward=network.forward,
-                reuse=method.reuse,
-                progress=False,
-                **network.arguments,
-                **chosen,
-            )
+            table = network.measure(model, batches, reuse=method.reuse, **chosen)
         seconds.append(time.perf_counter() - start)
         flops.append(counter.flops)
         file = f"{path}-{group[0]}.npz"

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from rdprune.batches import Forward
 from rdprune.demo import data as digits
 from rdprune.demo.network import trained
+from rdprune.measuring import measure
 from rdprune.recipes import cifar10
+from rdprune_core import RDTable
 
 WORDS: Final = 32  # most tokens of a text
 TEXTS: Final = 8  # in a batch
@@ -48,6 +50,18 @@ class Network:
     recovery: str = "batchnorm"
     forward: Forward | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
+
+    def measure(self, model: nn.Module, batches: list[Any], **options: Any) -> RDTable:
+        """Measure the network in its own way."""
+        return measure(
+            model,
+            batches,
+            recovery=self.recovery,
+            forward=self.forward,
+            progress=False,
+            **self.arguments,
+            **options,
+        )
 
 
 def embed(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 # ``python -m`` would look for the packages in the current folder first, which may be that of the
 # sources, where nothing is compiled.
@@ -11,7 +16,33 @@ _START = (
     "runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
 )
 
+_ERROR: Final = re.compile(r"[\w.]*(Error|Exception|Interrupt)\b")
+_LAUNCHERS: Final = "ChildFailedError"  # of torchrun, after the rank's own
+
 
 def command(module: str, *arguments: str) -> list[str]:
     """Return the command that runs an installed module in a new process."""
     return [sys.executable, "-c", _START.format(module=module), *arguments]
+
+
+def finished(call: Sequence[str], what: str, environment: Mapping[str, str] | None = None) -> str:
+    """Run a command to its end and return its standard output.
+
+    Raises
+    ------
+    RuntimeError
+        If it fails: `what`, and the error that its last traceback ends with, a launcher's own left
+        out.
+    """
+    done = subprocess.run(
+        call,
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        errors = [line for line in lines if _ERROR.match(line) and _LAUNCHERS not in line]
+        raise RuntimeError(f"{what}: {(errors or lines or ['no word'])[-1]}")
+    return done.stdout

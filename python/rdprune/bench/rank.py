@@ -15,7 +15,6 @@ import torch
 import torch._dynamo  # torch imports it, for seconds, once operations are counted
 import torch.distributed as dist
 
-import rdprune
 from rdprune.bench.networks import NETWORKS
 from rdprune.commands.launching import launched
 
@@ -28,15 +27,7 @@ def _main(name: str, levels: str, samples: str, prefix: str) -> None:
         if dist.is_initialized():
             dist.barrier()  # all have their model and data
         wall, cpu = time.perf_counter(), time.process_time()
-        table = rdprune.measure(
-            model,
-            batches,
-            levels=int(levels),
-            recovery=network.recovery,
-            forward=network.forward,
-            progress=False,
-            **network.arguments,
-        )
+        table = network.measure(model, batches, levels=int(levels))
         found = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
     table.save(f"{prefix}-{rank}.npz")
     Path(f"{prefix}-{rank}.json").write_text(json.dumps(found), encoding="utf-8")

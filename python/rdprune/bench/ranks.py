@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.table import Table
 
-from rdprune.bench.process import command
+from rdprune.bench.process import command, finished
 from rdprune.commands.options import Json
 from rdprune.console import check_folders, emit
 
@@ -126,31 +123,17 @@ def _measured(
         launcher = command(
             "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "--no-python"
         )
-        done = subprocess.run(
+        finished(
             [*launcher, *rank],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
+            f"measuring {network} with --ranks {ranks}",
+            {"OMP_NUM_THREADS": "1"},
         )
-        if done.returncode:
-            raise RuntimeError(f"measuring {network} with --ranks {ranks}: {_cause(done.stderr)}")
         found = [
             json.loads(Path(f"{prefix}-{index}.json").read_text(encoding="utf-8"))
             for index in range(ranks)
         ]
         tables = {Path(f"{prefix}-{index}.npz").read_bytes() for index in range(ranks)}
     return {key: max(one[key] for one in found) for key in ("wall_s", "cpu_s")}, tables
-
-
-def _cause(stderr: str) -> str:
-    """Return what a rank stopped with, where its traceback ends; the launcher's own come later."""
-    named = [
-        line
-        for line in stderr.splitlines()
-        if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)
-    ]
-    return named[0] if named else stderr.strip()[-2000:]
 
 
 def show(rows: Sequence[Row]) -> Table:

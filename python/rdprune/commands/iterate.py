@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,9 @@ from rdprune.commands.options import (
     fraction,
 )
 from rdprune.console import check_folders, emit, find_function, load_batches, load_model
+
+if TYPE_CHECKING:
+    from rdprune.runfolder import Round
 
 app = typer.Typer()
 
@@ -181,7 +184,6 @@ def _run(
     **options: Any,
 ) -> None:
     import rdprune
-    from rdprune.runfolder import read_dense
 
     check_folders(json)
     if finetune is not None:
@@ -192,9 +194,17 @@ def _run(
         evaluate=None if evaluate is None else find_function("--evaluate", evaluate),
         **options,
     )  # fmt: skip
+    show_run(json, folder, history)
+
+
+def show_run(json: str | None, folder: Path, history: Sequence[Round], **more: Any) -> None:
+    """Show the rounds of a run and where its weights are; `more` goes into the JSON, first."""
+    from rdprune.runfolder import read_dense
+
     dense = read_dense(folder / "history.json")
     weights = folder / f"round-{len(history):03d}" / "weights.safetensors"
     payload = {
+        **more,
         "folder": str(folder),
         "weights": str(weights),
         "dense": dense,

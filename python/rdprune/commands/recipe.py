@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rdprune import report
-from rdprune.commands.iterate import Method, Objective, Repair
+from rdprune.commands.iterate import Method, Objective, Repair, show_run
 from rdprune.commands.measure import parse_levels
 from rdprune.commands.options import Criterion, Device, Json, Shapes, example
 from rdprune.console import check_folders, emit
@@ -76,7 +76,6 @@ def recipe(
     if name is None or data is None:
         raise ValueError("give a recipe's NAME and its --data, or --list")
     from rdprune.recipes.run import changed, run
-    from rdprune.runfolder import read_dense
 
     chosen = changed(
         find(name), rounds=rounds, amount=amount, steps=steps, batch=batch,
@@ -89,14 +88,4 @@ def recipe(
         levels=None if levels is None else parse_levels(levels), tested=tested, seed=seed,
         device=device, shapes=tuple(shape or ()), criterion=criterion,
     )  # fmt: skip
-    dense = read_dense(target / "history.json")
-    pruned = target / f"round-{len(history):03d}" / "weights.safetensors"
-    payload = {
-        "recipe": asdict(chosen),
-        "folder": str(target),
-        "weights": str(pruned),
-        "dense": dense,
-        "rounds": [asdict(done) for done in history],
-    }
-    line = f"pruned weights written to {pruned}"
-    emit(json, payload, lambda out: out.print(report.history_table(history, dense), line))
+    show_run(json, target, history, recipe=asdict(chosen))

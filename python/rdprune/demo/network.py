@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rdprune_core.errors import few
+
 WIDTHS: Final = (16, 32, 64)
 CHECKPOINT: Final = Path(__file__).with_name("resnet20_mnist.safetensors")
 
@@ -138,11 +140,7 @@ def _unfit(model: nn.Module, state: Mapping[str, Tensor]) -> str:
         "not the network's": [name for name in state if name not in own],
         "of another shape": shapes,
     }
-    return "; ".join(
-        f"{what}: {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if names[3:] else "")
-        for what, names in found.items()
-        if names
-    )
+    return "; ".join(f"{what}: {few(names)}" for what, names in found.items() if names)
 
 
 def untrained() -> ResNet:
