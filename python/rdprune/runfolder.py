@@ -112,6 +112,8 @@ class RunFolder:
         for name in sorted({*found, *self._settings}):
             ours, theirs = self._settings.get(name), found.get(name)
             if ours != theirs:
+                if isinstance(ours, dict) and isinstance(theirs, dict):
+                    ours, theirs = _without(ours, theirs), _without(theirs, ours)
                 raise ValueError(
                     f"{self.path} holds a run with {name} {_short(theirs)}, this one has "
                     f"{_short(ours)}: take another folder"
@@ -198,6 +200,11 @@ def digest(values: Mapping[str, Tensor] | Iterable[Any]) -> str:
         data = value.detach().cpu().contiguous().reshape(-1)
         found.update(data.view(torch.uint8).numpy().data)
     return found.hexdigest()
+
+
+def _without(entries: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the entries that others have too."""
+    return {k: v for k, v in entries.items() if k not in others or others[k] != v}
 
 
 def _short(value: Any) -> str:

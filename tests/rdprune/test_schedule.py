@@ -492,6 +492,16 @@ def test_an_identity_of_the_callers(network, batches, tmp_path):
         iterate(again, batches, rounds=2, identity={"steps": 2}, **options)
 
 
+def test_a_long_identity_names_what_differs(network, batches, tmp_path):
+    """Entries that are the same are not shown, so that there is room for the others."""
+    again = copy.deepcopy(network)
+    options = {"folder": tmp_path, "rounds": 1, "levels": 3, "progress": False}
+    long = {"name": "a name so long that no more than this much of it would be shown"}
+    iterate(network, batches, identity={**long, "steps": 1}, **options)
+    with pytest.raises(ValueError, match=r'identity \{"steps": 1\}, this one has \{"steps": 2\}'):
+        iterate(again, batches, identity={**long, "steps": 2}, **options)
+
+
 def test_another_run_in_the_folder(network, batches, tmp_path):
     """Other settings, another model or other batches than the folder's are refused by name."""
     options = {"folder": tmp_path, "rounds": 1, "progress": False}
