@@ -61,7 +61,7 @@ Solution solveSingleBudget(const Problem& problem, const Relaxation& relaxation,
     const double bound = -base.multiplier * static_cast<double>(base.slack);
     std::vector<std::size_t> best = base.option;
     Value bestValue = 0;
-    double proved = bound;
+    double proved = bound - work.prices.shortfall;
     auto outcome = ListSearch::Outcome::nothing;
     bool exhausted = false;
     // True if that was the last search that is needed, or that there is time for.

@@ -239,3 +239,36 @@ def test_allocations_are_made_when_they_are_asked_for(monkeypatch: pytest.Monkey
     assert near[3] is near[3]
     assert near[-1].distortion == near.distortion[-1]
     assert len(made) == 2
+
+
+@pytest.mark.parametrize("time_limit", [0.0, 10.0])
+def test_the_bound_holds_where_the_relaxation_is_rounded(time_limit: float) -> None:
+    """Options that differ by less than a double tells both left the hull; the bound ignored it."""
+    half = 2**57
+    cost = [
+        [4, 0],
+        [3 * half, 2 * half + 1, 2, half + 1],
+        [half + 3, 2 * half + 4, half + 2, 4],
+        [3 * half + 3, 3 * half, half + 2],
+    ]
+    tiny = 2.0**-56
+    distortion = [
+        [1.0, 0.0],
+        [0.0, 0.0, 3 * tiny, 1.5 * tiny],
+        [2.5 * tiny, tiny, 3.5 * tiny, 1.0],
+        [1.0, 1.5 * tiny, 1.5 * tiny],
+    ]
+    table = RDTable.from_arrays(cost, distortion)
+    budget = 2 * half + 11
+    best = min(
+        sum(distortion[layer][k] for layer, k in enumerate(choice))
+        for choice in itertools.product(*(range(len(row)) for row in cost))
+        if sum(cost[layer][k] for layer, k in enumerate(choice)) <= budget
+    )
+    one = allocate(table, budget, time_limit=time_limit)
+    near = near_optimal(table, budget, k=18, time_limit=time_limit)
+    assert one.lower_bound <= best * (1 + 1e-12)
+    listed = near.allocations[0].distortion <= best
+    assert listed or near.lower_bound <= best * (1 + 1e-12)
+    if time_limit:
+        assert one.distortion == pytest.approx(best, rel=1e-9)
