@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from rdprune.runfolder import Round as Round
     from rdprune.runfolder import read_history as read_history
     from rdprune.schedule import iterate as iterate
+    from rdprune.searching import Searched as Searched
+    from rdprune.searching import search as search
     from rdprune.storage import with_bytes as with_bytes
     from rdprune.trust_region import Refined as Refined
     from rdprune.verifying import CountMismatchError as CountMismatchError
@@ -61,6 +63,7 @@ _HOMES = {
     "Refined": "trust_region",
     "Removal": "removal",
     "RemovalError": "removal",
+    "Searched": "searching",
     "SparsityLostError": "keeping",
     "VerifyReport": "verifying",
     "allocate_by": "allocators",
@@ -85,6 +88,7 @@ _HOMES = {
     "refine": "refining",
     "repair_": "recovery",
     "save_masks": "masking",
+    "search": "searching",
     "strip_": "masking",
     "transformers_callback": "hooks",
     "verify": "verifying",

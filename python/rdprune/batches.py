@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
 from dataclasses import fields as fields_of
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -81,6 +82,39 @@ def device_of(model: nn.Module) -> torch.device:
     """
     devices = (parameter.device for parameter in model.parameters() if not parameter.is_meta)
     return next(devices, torch.device("cpu"))
+
+
+def cut(batches: tuple[Any, ...], parts: int) -> list[tuple[Any, ...]]:
+    """Cut batches into parts: of whole batches, or of pieces where there are too few of these.
+
+    Parameters
+    ----------
+    batches : tuple
+        What `read` returned.
+    parts : int
+        At least so many parts, if there are as many samples; every sample is in one.
+
+    Returns
+    -------
+    list of tuple
+        Batches of each part.
+    """
+    if len(batches) >= parts:
+        return [batches[first::parts] for first in range(parts)]
+    each = -(-parts // len(batches))
+    return [(piece,) for batch in batches for piece in _pieces(batch, each)]
+
+
+def _pieces(batch: Any, count: int) -> list[Any]:
+    """Cut a batch by its samples: its tensors that have a row for each."""
+    total = samples(batch) or 1
+    count = min(count, total)
+    ends = [total * place // count for place in range(count + 1)]
+
+    def piece(begin: int, end: int) -> Any:
+        return map_tensors(batch, lambda t: t[begin:end] if t.ndim and len(t) == total else t)
+
+    return [piece(begin, end) for begin, end in pairwise(ends)]
 
 
 def output_tensor(output: Any) -> Tensor:

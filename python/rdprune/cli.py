@@ -16,7 +16,7 @@ except ModuleNotFoundError as error:
 
 import rdprune_core
 from rdprune.bench.commands import app as bench
-from rdprune.commands import iterate, measure, prune, recipe, refine, solve
+from rdprune.commands import iterate, measure, prune, recipe, refine, search, solve
 from rdprune.commands.options import Json, example
 from rdprune.console import Commands
 
@@ -59,8 +59,9 @@ def demo(
     run(output, json)
 
 
-for group in (measure.app, solve.app, refine.app, prune.app, iterate.app, recipe.app):
-    app.registered_commands.extend(group.registered_commands)
+GROUPS = (measure, solve, refine, search, prune, iterate, recipe)
+for group in GROUPS:
+    app.registered_commands.extend(group.app.registered_commands)
 app.add_typer(bench, name="bench")
 
 

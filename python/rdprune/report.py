@@ -11,12 +11,14 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from rdprune.comparing import CompareRow
     from rdprune.recipes.recipe import Recipe
     from rdprune.runfolder import Round
+    from rdprune.searching import Searched
     from rdprune.trust_region import Refined
     from rdprune.verifying import VerifyReport
     from rdprune_core import Allocation, Frontier, RDTable
@@ -217,6 +219,17 @@ def rounds_table(found: Refined) -> Table:
         )
     grid.caption = f"{found.passes} passes over the batches, starting points included"
     return grid
+
+
+def gain(found: Refined | Searched, output: Path) -> str:
+    """Say what `refine` or `search` gained, and where it is."""
+    less = 1 - found.allocation.distortion / found.start if found.start else 0.0
+    return (
+        f"distortion {number(found.start)} -> {number(found.allocation.distortion)} "
+        f"({share(-less)}) in {found.passes} passes"
+        + (f", {found.found} of the measurements found in the store" if found.found else "")
+        + f"; written to {output}"
+    )
 
 
 def frontier_table(frontier: Frontier) -> Table:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from os import PathLike
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rdprune.batches import Forward, Runner, preserved
+from rdprune.batches import Forward, Runner, cut, preserved
 from rdprune.criteria import SampleErrors, parse
 from rdprune.distortion import Measurement, Reference
 from rdprune.layers import Prunable, named_layers
@@ -20,7 +22,7 @@ from rdprune.magnitude import magnitude_order, order_mask, saved_weights, write_
 from rdprune.options import MASK, Option, magnitude_key
 from rdprune.prefix import Prefix
 from rdprune.recovery import Write, Writer, fits, recovered, unmasked_copy
-from rdprune.store import Store
+from rdprune.store import Shelf, Store
 from rdprune.sweeping import Sweep, open_shelf, sign
 from rdprune_core import RDTable
 
@@ -71,11 +73,10 @@ class Trial:
 
     Attributes
     ----------
-    passes : int
-        Runs of the network over all batches so far, those found in the store among them; what a
-        repair looks at counts as a run for each layer and network.
     found : int
         Measurements that the store had.
+    parts : int
+        Parts of the samples that `look` can run on.
     """
 
     def __init__(
@@ -83,18 +84,32 @@ class Trial:
         layers: Mapping[str, Prunable],
         sweep: Sweep,
         writer: Writer | None,
+        parts: Sequence[Sweep] = (),
     ) -> None:
         self._layers = layers
         self._sweep = replace(sweep, masks=self._masks, writer=self, dense=False)
         self._shelf = sweep.shelf
+        self._parts = parts
+        self.parts = len(parts)
         self._writer = writer
         self._dense = {n: layer.parameter.detach().clone() for n, layer in layers.items()}
         self._orders = {n: magnitude_order(w, layer=n) for n, w in self._dense.items()}
         self._wanted: dict[str, int] = {}
         self._now: dict[str, int] = {}
         self._based: dict[str, int] = {}
-        self.passes = 1
+        self._place = ""
+        self._looked = 0
+        self._passes = 1
         self.found = 0
+
+    @property
+    def passes(self) -> int:
+        """Runs of the network over all batches so far, rounded up.
+
+        Those found in the store are among them; what a repair looks at counts as a run for each
+        layer and network.
+        """
+        return self._passes - -self._looked // self._sweep.reference.samples
 
     @property
     def cost(self) -> int:
@@ -108,22 +123,35 @@ class Trial:
         self._wanted = dict(kept)
         if self._writer is not None:
             repaired = [n for n in self._writer.order if kept[n] < self._dense[n].numel()]
-            self.passes += 2 * len(repaired)
+            self._passes += 2 * len(repaired)
         if self._shelf is not None:
             text = json.dumps(self._wanted, sort_keys=True)
-            place = hashlib.sha256(text.encode()).hexdigest()
-            self._sweep = replace(self._sweep, shelf=self._shelf.around(place))
+            self._place = hashlib.sha256(text.encode()).hexdigest()
+            self._sweep = replace(self._sweep, shelf=self._shelf.around(self._place))
 
     def measure(self) -> Measurement:
         """Run the network as it is now."""
-        self.passes += 1
-        shelf = self._sweep.shelf
+        self._passes += 1
+        return self._run(self._sweep, self._sweep.shelf)
+
+    def look(self, part: int) -> Measurement:
+        """Run the network as it is now on a part of the samples."""
+        sweep = self._parts[part]
+        self._looked += sweep.reference.samples
+        shelf = None if sweep.shelf is None else sweep.shelf.around(self._place)
+        return self._run(sweep, shelf)
+
+    def offset(self, part: int) -> NDArray[np.float64] | None:
+        """Return what the responses on a part of the samples are added to."""
+        return self._parts[part].reference.offset
+
+    def _run(self, sweep: Sweep, shelf: Shelf | None) -> Measurement:
         known = None if shelf is None else shelf.get(WHOLE, MASK)
         if known is not None:
             self.found += 1
             return known
         self.settle()
-        measured = self._sweep.reference.measure(self._sweep.runner.outputs())
+        measured = sweep.reference.measure(sweep.runner.outputs())
         if shelf is not None:
             shelf.put(WHOLE, MASK, measured)
         return measured
@@ -132,9 +160,9 @@ class Trial:
         """Measure the network with one layer keeping other numbers of weights, in any order."""
         options = [Option(str(count), count, magnitude_key(count)) for count in kept]
         if self._writer is not None:
-            self.passes += 2
+            self._passes += 2
         for option, measured, known in self._sweep.options(self._layers[name], options):
-            self.passes += 1
+            self._passes += 1
             self.found += known
             yield option.kept, measured
 
@@ -186,6 +214,7 @@ def trial(
     forward: Forward | None,
     reuse: bool = False,
     store: str | PathLike[str] | None = None,
+    parts: int = 0,
 ) -> Iterator[Trial]:
     """Prune a dense model for a while; at the end it is exactly as it was.
 
@@ -207,26 +236,35 @@ def trial(
         Whether what runs before a layer is recorded, see `rdprune.prefix`.
     store : path, optional
         Run folder that has, and gets, what was measured.
+    parts : int
+        Parts of the samples to be looked at, at least so many if there are as many samples; only
+        where the recovery changes no weights.
     """
     with ExitStack() as stack:
         stack.enter_context(saved_weights(layer.parameter for layer in layers.values()))
         stack.enter_context(recovered(model, recovery))
         stack.enter_context(preserved(model))
-        runner = Runner(model, data, forward, seed)
-        reference = Reference(
-            runner.outputs(),
-            distortion=distortion,
-            projection=projection,
-            seed=seed,
-            beside=runner.beside(parse(distortion)),
-            cause=runner.cause,
-        )
-        shelf = None
-        if store is not None:
-            opened = stack.enter_context(Store(store))
-            kind = parse(distortion).name
-            signed = sign(runner, reference, distortion=kind, recovery=recovery)
-            shelf = open_shelf(opened, signed, reference)
+        kind = parse(distortion)
+        opened = None if store is None else stack.enter_context(Store(store))
+
+        def sweep(batches: tuple[Any, ...]) -> Sweep:
+            runner = Runner(model, batches, forward, seed)
+            reference = Reference(
+                runner.outputs(),
+                distortion=distortion,
+                projection=projection,
+                seed=seed,
+                beside=runner.beside(kind),
+                cause=runner.cause,
+            )
+            if opened is None:
+                return Sweep(runner, reference)
+            signed = sign(runner, reference, distortion=kind.name, recovery=recovery)
+            return Sweep(runner, reference, shelf=open_shelf(opened, signed, reference))
+
+        whole = sweep(data)
+        few = [sweep(part) for part in cut(data, parts)] if parts else []
+        runner, reference = whole.runner, whole.reference
         twin = unmasked_copy(model) if fits(recovery) else None
         prefix = Prefix(runner, reference, layers) if reuse else None
         if prefix is not None:
@@ -237,4 +275,4 @@ def trial(
             pair = (named_layers(twin, layers, "table"), Runner(twin, data, forward, seed))
             writer = Writer(layers, runner, recovery, pair)
             stack.enter_context(writer.saved())
-        yield Trial(layers, Sweep(runner, reference, prefix, shelf), writer)
+        yield Trial(layers, Sweep(runner, reference, prefix, whole.shelf), writer, few)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,21 @@ from torch import Tensor, nn
 from rdprune_core import Allocation, RDTable
 
 Batches = list[tuple[Tensor, Tensor]]
+
+
+MINE = """
+import torch
+
+def model():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Linear(8, 16), torch.nn.BatchNorm1d(16), torch.nn.ReLU(), torch.nn.Linear(16, 4)
+    ).eval()
+
+def batches():
+    generator = torch.Generator().manual_seed(2)
+    return [(torch.randn(16, 8, generator=generator), torch.arange(16) % 4) for _ in range(2)]
+"""
 
 
 class Network(nn.Module):
@@ -153,3 +170,13 @@ def _allocation(table: RDTable, choice: Mapping[str, str]) -> Allocation:
 def allocation_of() -> Callable[[RDTable, Mapping[str, str]], Allocation]:
     """Return a maker of allocations from option labels, dense where none is given."""
     return _allocation
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Work in a folder with a module mine.py; return the options that name its functions."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    Path("mine.py").write_text(MINE)
+    return ["--model", "mine:model", "--data", "mine:batches"]

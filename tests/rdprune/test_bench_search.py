@@ -70,6 +70,8 @@ def test_all_searches_get_the_same_passes(network, batches, monkeypatch, tmp_pat
     assert result.exit_code == 0, result.stderr
     curves = json.loads(result.stdout)["curves"]
     assert [(c["method"], c["seed"]) for c in curves] == [
+        ("search", 0),
+        ("search", 1),
         ("refine after measuring", 0),
         ("refine after a first look", 0),
         ("evolution", 0),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,29 +11,12 @@ from typer.testing import CliRunner, Result
 from rdprune.cli import app
 from rdprune_core import Allocation
 
-MINE = """
-import torch
-
-def model():
-    torch.manual_seed(0)
-    return torch.nn.Sequential(
-        torch.nn.Linear(8, 16), torch.nn.BatchNorm1d(16), torch.nn.ReLU(), torch.nn.Linear(16, 4)
-    ).eval()
-
-def batches():
-    generator = torch.Generator().manual_seed(2)
-    return [(torch.randn(16, 8, generator=generator), torch.arange(16) % 4) for _ in range(2)]
-"""
 USE = ["--model", "mine:model", "--data", "mine:batches"]
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def here(mine: list[str]) -> None:
     """Work in a folder with a module mine.py."""
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delitem(sys.modules, "mine", raising=False)
-    Path("mine.py").write_text(MINE)
 
 
 def invoke(*arguments: str) -> Result:

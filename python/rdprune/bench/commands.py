@@ -253,7 +253,7 @@ def search(
         list[float] | None, typer.Option(help="Fraction to remove; repeatable [0.8, 0.9].")
     ] = None,
     passes: Annotated[int, typer.Option(min=1, help="Runs over the calibration pictures.")] = 500,
-    seeds: Annotated[int, typer.Option(min=1, help="Of evolution.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Of searching and evolution.")] = 3,
     images: Annotated[int, typer.Option(min=8, help="Calibration pictures.")] = 64,
     test: Tested = 1000,
     levels: Annotated[int, typer.Option(min=2, help="Sparsities of every layer.")] = 12,
@@ -261,7 +261,7 @@ def search(
     picture: Picture = None,
     json: Json = None,
 ) -> None:
-    """Search by refining, by evolution and by SPDY with equal numbers of passes."""
+    """Search, refine, evolve and run SPDY with equal numbers of passes."""
     from dataclasses import asdict
 
     from rdprune.bench import search as bench

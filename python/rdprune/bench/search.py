@@ -1,4 +1,4 @@
-"""Who finds the least true distortion with how many passes: refining, evolution, SPDY."""
+"""Who finds the least true distortion with how many passes: searching, refining and others."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ from torch import nn
 
 import rdprune
 from rdprune import report
-from rdprune.baselines import erk, global_magnitude, lamp, uniform
 from rdprune.bench.evolution import Counts, evolve
 from rdprune.bench.recovery import load
 from rdprune.layers import Prunable, prunable
 from rdprune.picture import canvas, write
+from rdprune.searching import STARTS
 from rdprune.spdy import spdy
 from rdprune.trial import Trial, trial
-from rdprune_core import RDTable
+from rdprune_core import Allocation, RDTable
 
 STATES = ("none", "batchnorm")
 PROBES = 32
 LOOK = 1 + 2 * PROBES  # a backward pass takes about two forward ones
 FINE = 101  # levels of the first look, which costs the same for any
 SHARE = 8  # evolution's first look at a child is on one eighth of the samples
-METHODS = ("refine after measuring", "refine after a first look", "evolution", "SPDY")
+METHODS = ("search", "refine after measuring", "refine after a first look", "evolution", "SPDY")
+REFINED = METHODS[1:3]
+SEEDED = ("search", "evolution")
 
 
 @dataclass(slots=True)
@@ -112,30 +114,33 @@ def run(
     seeds: int,
     recovery: str,
 ) -> list[Curve]:
-    """Search on every network at every sparsity; evolution once for each seed."""
+    """Search on every network at every sparsity; what is random once for each seed."""
     if recovery not in STATES:
         raise ValueError(f"recovery is {recovery!r}, must be one of {', '.join(STATES)}")
     curves = []
     for name in networks:
         model, calibration, heldout = load(name, images, test)
         tables = {
-            METHODS[0]: rdprune.measure(model, calibration, levels=levels, recovery=recovery),
-            METHODS[1]: rdprune.first_look(
+            REFINED[0]: rdprune.measure(model, calibration, levels=levels, recovery=recovery),
+            REFINED[1]: rdprune.first_look(
                 model, calibration, levels=FINE, probes=PROBES, recovery=recovery
             ),
         }
         for sparsity in sparsities:
-            for method, table in tables.items():
-                spent = LOOK if method == METHODS[1] else 1 + len(table.names) * (levels - 1)
-                curve = Curve(name, method, sparsity, 0)
-                kept = _refine(curve, model, calibration, table, spent, passes)
-                curve.heldout = distortion_of(model, heldout, kept, recovery)
-                curves.append(curve)
-            for method, seed in [*((METHODS[2], seed) for seed in range(seeds)), (METHODS[3], 0)]:
-                curve = Curve(name, method, sparsity, seed)
-                kept = _search(curve, model, calibration, passes, recovery)
-                curve.heldout = distortion_of(model, heldout, kept, recovery)
-                curves.append(curve)
+            for method in METHODS:
+                for seed in range(seeds if method in SEEDED else 1):
+                    curve = Curve(name, method, sparsity, seed)
+                    if method in REFINED:
+                        table = tables[method]
+                        options = 1 + len(table.names) * (levels - 1)
+                        spent = LOOK if method == REFINED[1] else options
+                        kept = _refine(curve, model, calibration, table, spent, passes)
+                    elif method == "search":
+                        kept = _searched(curve, model, calibration, passes, recovery)
+                    else:
+                        kept = _search(curve, model, calibration, passes, recovery)
+                    curve.heldout = distortion_of(model, heldout, kept, recovery)
+                    curves.append(curve)
     return curves
 
 
@@ -158,8 +163,29 @@ def _refine(
     for entry in found.rounds:
         before += entry.passes
         curve.note(spent + before, entry.distortion)
-    kept = found.allocation.layer_costs["params"].tolist()
-    return dict(zip(table.names, kept, strict=True))
+    return _kept(found.allocation)
+
+
+def _searched(
+    curve: Curve, model: nn.Module, calibration: Any, most: int, recovery: str
+) -> dict[str, int]:
+    found = rdprune.search(
+        model,
+        calibration,
+        sparsity=curve.sparsity,
+        passes=most,
+        recovery=recovery,
+        seed=curve.seed,
+        progress=False,
+    )
+    curve.note(1 + len(STARTS), found.start)
+    for entry in found.generations:
+        curve.note(entry.passes, entry.distortion)
+    return _kept(found.allocation)
+
+
+def _kept(allocation: Allocation) -> dict[str, int]:
+    return dict(zip(allocation.names, allocation.layer_costs["params"].tolist(), strict=True))
 
 
 def _search(
@@ -177,7 +203,7 @@ def _search(
     ):
         judge = _Judge(layers, whole, some, most)
         try:
-            if curve.method == METHODS[3]:
+            if curve.method == "SPDY":
 
                 def score(kept: Mapping[str, int]) -> float:
                     nonlocal best
@@ -200,8 +226,8 @@ def _search(
 def _evolution(
     judge: _Judge, layers: Mapping[str, Prunable], total: int, seed: int
 ) -> Iterator[tuple[Counts, float]]:
-    """Evolve from the best of four magnitude allocations, as refining may start from two."""
-    starts = [method(layers, total) for method in (uniform, erk, global_magnitude, lamp)]
+    """Evolve from the best of four magnitude allocations, as searching does."""
+    starts = [method(layers, total) for method in STARTS]
     start = min(starts, key=judge.score)
     sizes = np.array([layer.parameter.numel() for layer in layers.values()])
     first = np.array(list(start.values()))

@@ -19,6 +19,7 @@ from rdprune.commands.options import (
     ModelSpec,
     Shapes,
     Sparsities,
+    StoreFolder,
     example,
 )
 from rdprune.console import amount, check_folders, emit, load_batches, load_model, pairs
@@ -103,10 +104,7 @@ def measure(
             help="Keep every sample's error in the table, and say if samples are too few."
         ),
     ] = True,
-    store: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Run folder: go on where a run on it stopped."),
-    ] = None,
+    store: StoreFolder = None,
     device: Device = "cpu",
     json: Json = None,
 ) -> None:

@@ -60,3 +60,13 @@ Sparsities = Annotated[
         help="Fraction to remove: 0.8 or 80%; repeatable.",
     ),
 ]
+Budgets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--budget", metavar="[COST=]AMOUNT", help="Most of a cost: 20%, macs=35%, macs=90000."
+    ),
+]
+StoreFolder = Annotated[
+    Path | None,
+    typer.Option("--store", metavar="FOLDER", help="Run folder: go on where a run on it stopped."),
+]

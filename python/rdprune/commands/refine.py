@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from rdprune import report
 from rdprune.commands.options import (
+    Budgets,
     DataSpec,
     Device,
     Json,
     ModelSpec,
     Sparsity,
+    StoreFolder,
     TablePath,
     example,
     fraction,
@@ -22,9 +24,6 @@ from rdprune.commands.options import (
 from rdprune.commands.solve import parse_budget
 from rdprune.console import check_folders, emit, load_batches, load_model, warn_of_other_weights
 from rdprune_core import Allocation, RDTable
-
-if TYPE_CHECKING:
-    from rdprune.trust_region import Refined
 
 app = typer.Typer()
 
@@ -43,10 +42,7 @@ def refine(
         Path, typer.Option(help="Allocation to write after every round, .json; go on from it.")
     ],
     sparsity: Sparsity = None,
-    budget: Annotated[
-        list[str] | None,
-        typer.Option(metavar="[COST=]AMOUNT", help="Most of a cost: 20%, macs=35%, macs=90000."),
-    ] = None,
+    budget: Budgets = None,
     allocation: Annotated[
         Path | None, typer.Option(help="Allocation to start from, with its budget.")
     ] = None,
@@ -64,10 +60,7 @@ def refine(
     recovery: Annotated[
         str | None, typer.Option(help="State measured, if not the table's.")
     ] = None,
-    store: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Run folder: go on where a run on it stopped."),
-    ] = None,
+    store: StoreFolder = None,
     device: Device = "cpu",
     json: Json = None,
 ) -> None:
@@ -104,7 +97,9 @@ def refine(
         "passes": found.passes,
         "found": found.found,
     }
-    emit(json, payload, lambda out: out.print(report.rounds_table(found), _footer(found, output)))
+    emit(
+        json, payload, lambda out: out.print(report.rounds_table(found), report.gain(found, output))
+    )
 
 
 def _path(text: str) -> list[float]:
@@ -112,13 +107,3 @@ def _path(text: str) -> list[float]:
         return [fraction(part) for part in text.split(",")] if text.strip() else []
     except typer.BadParameter:
         raise ValueError(f"--path must be sparsities like 0.3,0.5, got {text!r}") from None
-
-
-def _footer(found: Refined, output: Path) -> str:
-    gain = 1 - found.allocation.distortion / found.start if found.start else 0.0
-    return (
-        f"distortion {report.number(found.start)} -> {report.number(found.allocation.distortion)} "
-        f"({report.share(-gain)}) in {found.passes} passes"
-        + (f", {found.found} of them found in the store" if found.found else "")
-        + f"; written to {output}"
-    )

@@ -11,7 +11,13 @@ import rdprune_core
 from rdprune import picture as drawing
 from rdprune import report
 from rdprune.alternatives import alternatives_dict, alternatives_tables
-from rdprune.commands.options import Json, Sparsity, TablePath, example
+from rdprune.commands.options import (
+    Budgets,
+    Json,
+    Sparsity,
+    TablePath,
+    example,
+)
 from rdprune.console import amount, check_folders, emit, pairs
 from rdprune.resampling import reduce
 from rdprune_core import Allocation, RDTable
@@ -29,10 +35,7 @@ app = typer.Typer()
 def allocate(
     table: TablePath,
     sparsity: Sparsity = None,
-    budget: Annotated[
-        list[str] | None,
-        typer.Option(metavar="[COST=]AMOUNT", help="Most of a cost: 20%, macs=35%, macs=90000."),
-    ] = None,
+    budget: Budgets = None,
     objective: Annotated[
         str, typer.Option(help="additive, or joint: of the responses' sum (needs responses).")
     ] = "additive",

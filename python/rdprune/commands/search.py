@@ -1,0 +1,117 @@
+"""The ``rdprune search`` command."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import typer
+
+from rdprune import report
+from rdprune.commands.options import (
+    Budgets,
+    DataSpec,
+    Device,
+    Json,
+    ModelSpec,
+    Sparsity,
+    StoreFolder,
+    example,
+)
+from rdprune.commands.solve import parse_budget
+from rdprune.console import check_folders, emit, load_batches, load_model
+from rdprune_core import Allocation
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from rdprune.searching import Searched
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog=example(
+        "rdprune search --model rdprune.demo.network:trained \\",
+        "    --data rdprune.demo.data:calibration --sparsity 0.9 --recovery batchnorm \\",
+        "    --output searched.json",
+    )
+)
+def search(
+    model: ModelSpec,
+    data: DataSpec,
+    output: Annotated[
+        Path, typer.Option(help="Allocation to write after every generation, .json.")
+    ],
+    sparsity: Sparsity = None,
+    budget: Budgets = None,
+    allocation: Annotated[
+        Path | None,
+        typer.Option(help="Allocation to start from too; its budget, recovery and distortion."),
+    ] = None,
+    passes: Annotated[int, typer.Option(help="Most runs of the network over all samples.")] = 500,
+    recovery: Annotated[str | None, typer.Option(help="State measured: none or batchnorm.")] = None,
+    distortion: Annotated[
+        str | None, typer.Option(help="What is to be least, as for measure [mse].")
+    ] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option(help="Layer to leave as it is; repeatable.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of whatever is random.")] = 0,
+    store: StoreFolder = None,
+    device: Device = "cpu",
+    json: Json = None,
+) -> None:
+    """Search for the allocation that truly distorts least, without a table."""
+    import rdprune
+
+    check_folders(output, json)
+    start = None if allocation is None else Allocation.load(allocation)
+    found = rdprune.search(
+        load_model(model, device),
+        load_batches(data),
+        start,
+        sparsity=sparsity,
+        budget=parse_budget(budget or []),
+        passes=passes,
+        recovery=recovery,
+        distortion=distortion,
+        ignore=ignore or (),
+        seed=seed,
+        store=store,
+        on_generation=lambda now: now.allocation.save(output),
+    )
+    found.allocation.save(output)
+    payload = {
+        "output": str(output),
+        "allocation": report.allocation_dict(found.allocation),
+        "start": found.start,
+        "generations": [report.finite(asdict(entry)) for entry in found.generations],
+        "passes": found.passes,
+        "found": found.found,
+    }
+    emit(json, payload, lambda out: out.print(_table(found), report.gain(found, output)))
+
+
+def _table(found: Searched) -> Table:
+    """Return the generations of `search` that found something better, at most 20, evenly spread."""
+    grid = report.new_grid("passes", "on a part", "true distortion")
+    better, best = [], found.start
+    for entry in found.generations:
+        if entry.distortion < best:
+            better.append(entry)
+            best = entry.distortion
+    count = len(better)
+    picked = np.unique(np.linspace(0, count - 1, min(count, 20)).round().astype(int))
+    for index in picked:
+        entry = better[index]
+        grid.add_row(
+            f"{entry.passes}", report.number(entry.predicted), report.number(entry.distortion)
+        )
+    grid.caption = (
+        f"{len(found.generations)} generations, {count} of them with something better; on a part: "
+        "distortion of the best child where it was looked at"
+    )
+    return grid

@@ -1,0 +1,287 @@
+"""A search for the least true distortion, with any number of weights a layer.
+
+A round looks, on a part of the samples, at every layer keeping somewhat less and somewhat more
+than now: what that does to the output in the network as it is pruned. Children are joint or
+additive optima within the budget when a random few of the layers are free to take such a step,
+with a random price on the squares of the changes; a few are swaps between random layers. They are
+looked at on another part of the samples, the best are run on all, and one that truly distorts less
+is the next parent: the same steps are tried again from there. When the steps gain no more, swaps
+alone go on, which cost no looks; when they do not gain either, the next round begins with looks
+about the new point, nearer ones if the last did not help.
+
+Random subsets of layers and another part for every look keep the noise of one part from being
+followed. The judge, cheap looks at many children and whole runs of few, is that of Sieberling et
+al. 2024, *EvoPress*, as are swaps; its children are all blind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rdprune_core import InfeasibleBudgetError, RDTable, allocate
+
+CHILDREN = 16
+SURVIVORS = 2
+KINDS = ("joint", "joint", "swap", "joint", "additive", "joint", "swap", "joint")
+PATIENCE = 2  # generations in a row without gain by the same looks
+WAIT = 3  # generations in a row without gain by swaps alone
+STEPS = (0.1, 0.3)  # of what a layer keeps, to both sides
+JITTER = 0.5
+FREE = (0.15, 0.6)  # of the layers
+PRICES = (0.25, 8.0)
+SHRINK, GROW, LEAST = 0.85, 1.1, 0.05
+MOST_SWAPS = 3
+SWAPPED = (0.02, 0.4)  # of the less that two layers keep
+
+Counts = NDArray[np.int64]
+
+
+class Judge(Protocol):
+    """Runs the network pruned to numbers of weights kept, and stops it all by an exception."""
+
+    parts: int
+
+    def score(self, kept: Counts) -> float:
+        """Return the true distortion on all samples."""
+
+    def look(self, kept: Counts, part: int) -> tuple[float, NDArray[np.float64]]:
+        """Return the distortion on a part of the samples, and the response there, (m,)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Space:
+    """What the L layers may keep.
+
+    Attributes
+    ----------
+    sizes, low, high : int64 arrays (L,)
+        Weights that a layer has, and the fewest and most that it may keep.
+    dense : mapping of str to int64 array (L,)
+        Costs of the dense layers, which a layer has in proportion to what it keeps, rounded up.
+    budget : mapping of str to int
+        Bounds on the totals of costs.
+    """
+
+    sizes: Counts
+    low: Counts
+    high: Counts
+    dense: Mapping[str, Counts]
+    budget: Mapping[str, int]
+
+    def cost(self, name: str, layer: int, kept: Counts) -> Counts:
+        """Return the cost of a layer that keeps so many weights, each of an array."""
+        dense, size = int(self.dense[name][layer]), int(self.sizes[layer])
+        found: Counts = np.array([-(-dense * int(k) // size) for k in kept], np.int64)
+        return found
+
+    def left(self, kept: Counts) -> dict[str, int]:
+        """Return what an allocation leaves of every budget; negative if it exceeds it."""
+        return {
+            name: bound - sum(int(self.cost(name, i, kept[i : i + 1])[0]) for i in range(len(kept)))
+            for name, bound in self.budget.items()
+        }
+
+    def filled(self, kept: Counts, order: Iterable[int]) -> Counts:
+        """Give what an allocation leaves of the budget to the layers, in an order."""
+        result: Counts = kept.copy()
+        left = self.left(kept)
+        for layer in order:
+            if min(left.values()) <= 0:
+                break
+            here = result[layer : layer + 1].copy()
+            most = int(self.high[layer])
+            for name, rest in left.items():
+                dense, size = int(self.dense[name][layer]), int(self.sizes[layer])
+                spent = int(self.cost(name, layer, here)[0])
+                most = min(most, (spent + rest) * size // dense if dense else most)
+            result[layer] = max(most, int(here[0]))
+            for name in left:
+                before = int(self.cost(name, layer, here)[0])
+                left[name] -= int(self.cost(name, layer, result[layer : layer + 1])[0]) - before
+        return result
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Looks:
+    """Steps of every layer about a point on one part of the samples, in ascending order."""
+
+    error: NDArray[np.float64]
+    options: list[Counts]
+    changes: list[NDArray[np.float64]]
+    rises: list[NDArray[np.float64]]
+
+
+def descend(
+    start: Counts, distortion: float, space: Space, judge: Judge, *, seed: int
+) -> Iterator[tuple[Counts, float, float]]:
+    """Search without end; whoever counts the passes stops it.
+
+    Parameters
+    ----------
+    start : int64 array (L,)
+        Weights that each layer keeps at first, within the budget.
+    distortion : float
+        What the judge scores it.
+    space : Space
+    judge : Judge
+    seed : int
+
+    Yields
+    ------
+    tuple of array, float and float
+        The best allocation so far, its distortion, and what the best child had on the part of the
+        samples where it was looked at; after each generation.
+    """
+    random = np.random.default_rng(seed)
+    point, best = start, distortion
+    scale, turn = 1.0, 0
+    while True:
+        looks = _look_around(point, space, judge, scale, turn % judge.parts, random)
+        before = best
+        for known, patience in ((looks, PATIENCE), (None, WAIT)):
+            failed = 0
+            while failed < patience:
+                turn += 1
+                children = _children(point, known, space, random)
+                marks = [judge.look(child, turn % judge.parts)[0] for child in children]
+                order = np.argsort(marks, kind="stable")[:SURVIVORS].tolist()
+                failed += 1
+                parent = point
+                for child in order:
+                    found = judge.score(children[child])
+                    if found < best:
+                        parent, best, failed = children[child], found, 0
+                point = parent
+                yield point, best, marks[order[0]] if order else best
+            if known is not None:
+                scale = max(LEAST, scale * (GROW if best < before else SHRINK))
+        turn += 1
+
+
+def _look_around(
+    point: Counts,
+    space: Space,
+    judge: Judge,
+    scale: float,
+    part: int,
+    random: np.random.Generator,
+) -> _Looks:
+    """Look at every layer keeping other numbers of weights."""
+    distortion, error = judge.look(point, part)
+    found = _Looks(error, [], [], [])
+    for layer, here in enumerate(point.tolist()):
+        steps = [
+            sign * step * scale * random.uniform(1 - JITTER, 1 + JITTER)
+            for step in STEPS
+            for sign in (-1, 1)
+        ]
+        most, least = int(space.high[layer]), int(space.low[layer])
+        wanted = {min(max(round(max(here, 1) * np.exp(step)), least), most) for step in steps}
+        options = sorted(wanted | {here})
+        changes, rises = [], []
+        for count in options:
+            if count == here:
+                changes.append(np.zeros_like(error))
+                rises.append(0.0)
+                continue
+            other = point.copy()
+            other[layer] = count
+            there, response = judge.look(other, part)
+            changes.append(response - error)
+            rises.append(there - distortion)
+        found.options.append(np.array(options, np.int64))
+        found.changes.append(np.array(changes))
+        found.rises.append(np.array(rises))
+    return found
+
+
+def _children(
+    point: Counts, looks: _Looks | None, space: Space, random: np.random.Generator
+) -> list[Counts]:
+    """Make children by looks and by swaps, or by swaps alone; what came out, each once."""
+    children: list[Counts] = []
+    seen = {tuple(point.tolist())}
+    for number in range(CHILDREN):
+        kind = "swap" if looks is None else KINDS[number % len(KINDS)]
+        if looks is None or kind == "swap":
+            child = _swapped(point, space, random)
+        else:
+            free = random.random(len(point)) < random.uniform(*FREE)
+            price = float(np.exp(random.uniform(*np.log(PRICES)))) if kind == "joint" else None
+            try:
+                child = _solve(point, looks, space, free, price)
+            except InfeasibleBudgetError:
+                continue  # what the free layers can take is too much for the rest
+        child = space.filled(child, random.permutation(len(child)).tolist())
+        key = tuple(child.tolist())
+        if key not in seen:
+            seen.add(key)
+            children.append(child)
+    return children
+
+
+def _swapped(point: Counts, space: Space, random: np.random.Generator) -> Counts:
+    """Move some from a layer to another, one to three times; fewer are likelier."""
+    child: Counts = point.copy()
+    if len(point) < 2:
+        return child
+    for _ in range(min(random.integers(1, MOST_SWAPS + 1, size=2))):
+        give, take = random.choice(len(point), size=2, replace=False).tolist()
+        step = np.exp(random.uniform(*np.log(SWAPPED)))
+        amount = max(round(step * min(child[give], child[take])), 1)
+        child[give] -= min(amount, child[give] - space.low[give])
+        child = space.filled(child, [take])
+    return child
+
+
+def _solve(
+    point: Counts,
+    looks: _Looks,
+    space: Space,
+    free: NDArray[np.bool_],
+    price: float | None,
+) -> Counts:
+    """Choose the steps of the free layers, jointly with a price on squares, or additively."""
+    layers = np.flatnonzero(free).tolist()
+    if not layers:
+        return point
+    held = np.where(free, 0, point)
+    budget = space.left(held)
+    if any(rest < 0 for rest in budget.values()):
+        raise InfeasibleBudgetError("the other layers exceed the budget")
+    options = [looks.options[layer] for layer in layers]
+    costs = {
+        name: [space.cost(name, i, row) for i, row in zip(layers, options, strict=True)]
+        for name in space.budget
+    }
+    if price is None:
+        table = RDTable.from_arrays(costs, [looks.rises[layer] for layer in layers])
+        choice = allocate(table, budget).choice
+    else:
+        responses = _responses(point, looks, layers, price)
+        before = np.concatenate([looks.error, np.zeros(len(layers))])
+        squares = [np.mean((before + rows) ** 2, axis=1) for rows in responses]
+        table = RDTable.from_arrays(costs, squares, responses=responses)
+        choice = allocate(table, budget, objective="joint", offset=before).choice
+    result: Counts = point.copy()
+    result[layers] = [row[k] for row, k in zip(options, choice, strict=True)]
+    return result
+
+
+def _responses(
+    point: Counts, looks: _Looks, layers: Sequence[int], price: float
+) -> list[NDArray[np.float32]]:
+    """Return the changes from where the layers are now, and their lengths where no other's are."""
+    responses = []
+    for place, layer in enumerate(layers):
+        here = int(np.abs(looks.options[layer] - point[layer]).argmin())
+        change = looks.changes[layer] - looks.changes[layer][here]
+        priced = np.zeros((len(change), len(layers)))
+        priced[:, place] = np.sqrt(price) * np.linalg.norm(change, axis=1)
+        responses.append(np.concatenate([change, priced], axis=1).astype(np.float32))
+    return responses

@@ -1,0 +1,316 @@
+"""The least true distortion that a number of runs of the network can find."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from os import PathLike
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from rdprune.allocators import as_allocation
+from rdprune.baselines import erk, global_magnitude, lamp, uniform
+from rdprune.batches import Forward, Runner, preserved, read
+from rdprune.compared import features_of
+from rdprune.criteria import SampleErrors, parse
+from rdprune.descent import Counts, Space, descend
+from rdprune.grid import check_layers, layer_macs
+from rdprune.layers import Prunable, named_layers, prunable, signature
+from rdprune.masking import expected_kept
+from rdprune.options import MASK
+from rdprune.progress import Meter, progress_bar
+from rdprune.recovery import fits, recovered, spelled
+from rdprune.searchspace import ends, fitting, space, start
+from rdprune.trial import Trial, trial
+from rdprune_core import Allocation, RDTable, __version__
+from rdprune_core.budget import Amount, Budget
+
+PARTS: Final = 8
+PROJECTION: Final = 1024
+STEP: Final = "searching"  # what the progress bar calls a pass
+STARTS: Final = (uniform, erk, global_magnitude, lamp)
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What one generation of a search found.
+
+    Attributes
+    ----------
+    predicted : float
+        Distortion of its best child on the part of the samples where it was looked at.
+    distortion : float
+        True distortion of the best allocation so far.
+    passes : int
+        Runs of the network over all samples so far.
+    """
+
+    predicted: float
+    distortion: float
+    passes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """What `search` found.
+
+    Attributes
+    ----------
+    allocation : Allocation
+        The best one seen; its ``distortion`` is the true one, its ``objective`` ``"searched"``.
+    start : float
+        True distortion of the best starting point.
+    generations : tuple of Generation
+    passes : int
+        Runs of the network over all batches in all, those that the store saved among them.
+    found : int
+        Measurements that the store had.
+    """
+
+    allocation: Allocation
+    start: float
+    generations: tuple[Generation, ...]
+    passes: int
+    found: int = 0
+
+
+def search(
+    model: nn.Module,
+    batches: Iterable[Any],
+    allocation: Allocation | None = None,
+    *,
+    budget: Budget | None = None,
+    sparsity: float | None = None,
+    passes: int = 500,
+    recovery: str | None = None,
+    distortion: str | SampleErrors | None = None,
+    floors: Mapping[str, Amount] | None = None,
+    caps: Mapping[str, Amount] | None = None,
+    ignore: str | Iterable[str] = (),
+    layers: str | Iterable[str] | None = None,
+    forward: Forward | None = None,
+    seed: int = 0,
+    store: str | PathLike[str] | None = None,
+    on_generation: Callable[[Searched], None] | None = None,
+    progress: bool = True,
+) -> Searched:
+    """Search for the allocation of least true distortion, with any number of weights a layer.
+
+    Needs no table. Every layer's steps are looked at on a part of the samples, in the network as
+    it is pruned by then, and the children that the solver makes of them are run; `rdprune.descent`
+    says how. Never ends worse than it began. The model is left exactly as it was, also after an
+    error or an interrupt. The same call gives the same allocation.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The dense model.
+    batches : iterable
+        Calibration batches, as for `measure`; at least eight samples.
+    allocation : Allocation, optional
+        One more start, by magnitude, with its budget; the others are what uniform, ERK, global
+        magnitude and LAMP keep.
+    budget, sparsity : optional
+        As for `rdprune_core.allocate`, of the costs ``params`` and ``macs``; without `allocation`,
+        or for another budget than its own.
+    passes : int
+        Most runs of the network over all samples in all.
+    recovery : str, optional
+        ``"none"`` or ``"batchnorm"``, as for `measure`; by default the allocation's, or none.
+    distortion : str or callable, optional
+        As for `measure`; by default the allocation's, or ``"mse"``.
+    floors, caps : mapping of str to amount, optional
+        Fewest and most weights of layers, such as ``{"fc.weight": "50%"}``.
+    ignore, layers : str or iterable of str
+        As for `measure`; without `allocation`.
+    forward : callable, optional
+        ``forward(model, batch)`` replaces the call of the model.
+    seed : int
+    store : path, optional
+        Run folder that keeps every measurement: the same call goes on where one was stopped.
+    on_generation : callable, optional
+        Called with what was found so far.
+    progress : bool
+        Show a progress bar on stderr.
+
+    Returns
+    -------
+    Searched
+
+    Raises
+    ------
+    ValueError
+        If an argument is wrong, or the allocation is of another model.
+    InfeasibleBudgetError
+        If no allocation keeps within the budget.
+    """
+    known: Mapping[str, Any] = {} if allocation is None else allocation.metadata
+    state = spelled(known.get("recovery", "none") if recovery is None else recovery)
+    if fits(state):
+        raise ValueError(
+            f"recovery is {state!r}: fitting weights or biases for every child would cost too "
+            "much; use 'none' or 'batchnorm', or refine"
+        )
+    if passes < 1 + len(STARTS):
+        raise ValueError(f"passes is {passes}, must be at least {1 + len(STARTS)}")
+    kind = known.get("distortion", "mse") if distortion is None else distortion
+    if allocation is None:
+        found = prunable(model, ignore=ignore, layers=layers)
+    elif ignore or layers is not None:
+        raise ValueError("ignore and layers are for a search without an allocation")
+    else:
+        found = named_layers(model, allocation.names, "allocation")
+    check_layers(found)
+    data = read(batches)
+    with recovered(model, state), preserved(model):
+        macs = layer_macs(found, Runner(model, data, forward, seed))
+    about = _about(model, found, parse(kind).name, state, seed, forward)
+    table, low, high = ends(found, macs, floors or {}, caps or {}, about)
+    within = space(table, low, high, allocation, budget, sparsity)
+    starts = [] if allocation is None else [expected_kept(found, allocation)]
+    starts += [start(method, found, within) for method in STARTS]
+    with (
+        trial(
+            model,
+            found,
+            data,
+            kind,
+            seed=seed,
+            recovery=state,
+            projection=PROJECTION,
+            forward=forward,
+            store=store,
+            parts=PARTS,
+        ) as network,
+        progress_bar(passes, progress) as meter,
+    ):
+        judge = _Judge(list(found), network, passes, meter)
+        searched = _Progress(found, table, within, network, on_generation)
+        return _run(judge, searched, starts, within, seed)
+
+
+class _SpentError(Exception):
+    """All passes are spent."""
+
+
+class _Judge:
+    """Runs the network, and counts."""
+
+    def __init__(self, names: list[str], network: Trial, most: int, meter: Meter) -> None:
+        self.parts = network.parts
+        self._names = names
+        self._network = network
+        self._most = most
+        self._meter = meter
+
+    def score(self, kept: Counts) -> float:
+        """Run on all samples."""
+        self._prune(kept)
+        distortion = self._network.measure().distortion
+        self._tell()
+        return distortion if math.isfinite(distortion) else math.inf
+
+    def look(self, kept: Counts, part: int) -> tuple[float, NDArray[np.float64]]:
+        """Run on a part."""
+        self._prune(kept)
+        measured = self._network.look(part)
+        self._tell()
+        assert measured.response is not None
+        response = measured.response.astype(np.float64)
+        offset = self._network.offset(part)
+        return measured.distortion, response if offset is None else response + offset
+
+    def _prune(self, kept: Counts) -> None:
+        if self._network.passes >= self._most:
+            raise _SpentError
+        self._network.prune(dict(zip(self._names, kept.tolist(), strict=True)))
+
+    def _tell(self) -> None:
+        self._meter.advance(STEP, self._network.passes - self._meter.done)
+
+
+class _Progress:
+    """The best so far, generation after generation."""
+
+    def __init__(
+        self,
+        layers: Mapping[str, Prunable],
+        table: RDTable,
+        within: Space,
+        network: Trial,
+        on_generation: Callable[[Searched], None] | None,
+    ) -> None:
+        self._layers = layers
+        self._table = table
+        self._within = within
+        self._network = network
+        self._tell = on_generation
+        self._start = math.inf
+        self._generations: list[Generation] = []
+        self._best: tuple[Counts, float] | None = None
+
+    def begin(self, kept: Counts, distortion: float) -> None:
+        """Note the best start."""
+        self._start, self._best = distortion, (kept, distortion)
+
+    def note(self, kept: Counts, distortion: float, predicted: float) -> None:
+        """Note a generation."""
+        self._best = kept, distortion
+        self._generations.append(Generation(predicted, distortion, self._network.passes))
+        if self._tell is not None:
+            self._tell(self.searched())
+
+    def searched(self) -> Searched:
+        """Return what was found."""
+        assert self._best is not None
+        kept, distortion = self._best
+        counts = dict(zip(self._layers, kept.tolist(), strict=True))
+        made = as_allocation(self._layers, counts, table=self._table, method="search")
+        found = replace(
+            made, distortion=distortion, budget=dict(self._within.budget), objective="searched"
+        )
+        generations = tuple(self._generations)
+        return Searched(found, self._start, generations, self._network.passes, self._network.found)
+
+
+def _run(
+    judge: _Judge, progress: _Progress, starts: list[dict[str, int]], within: Space, seed: int
+) -> Searched:
+    points = [np.array(list(counts.values()), np.int64) for counts in starts]
+    points = [point for point in points if fitting(point, within)]
+    scores = [judge.score(point) for point in points]
+    place = int(np.argmin(scores))
+    if not math.isfinite(scores[place]):
+        raise ValueError("the output of the pruned network is not finite, at every start")
+    progress.begin(points[place], scores[place])
+    try:
+        for step in descend(points[place], scores[place], within, judge, seed=seed):
+            progress.note(*step)
+    except _SpentError:
+        pass
+    return progress.searched()
+
+
+def _about(
+    model: nn.Module,
+    layers: Mapping[str, Prunable],
+    distortion: str,
+    recovery: str,
+    seed: int,
+    forward: Forward | None,
+) -> dict[str, Any]:
+    features = features_of(forward)
+    return {
+        "model": signature(model),
+        "distortion": distortion,
+        "recovery": recovery,
+        "seed": seed,
+        "rdprune": __version__,
+        "shapes": {name: list(layer.parameter.shape) for name, layer in layers.items()},
+        "mask": MASK,
+        **({"features": features} if features else {}),
+    }

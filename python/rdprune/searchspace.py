@@ -1,0 +1,107 @@
+"""The bounds within which `rdprune.search` looks, and where it may start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from rdprune.descent import Counts, Space
+from rdprune.layers import Prunable
+from rdprune.magnitude import level_label
+from rdprune_core import Allocation, RDTable, allocate
+from rdprune_core.budget import Amount, Budget, read_amount, read_budgets
+
+
+def ends(
+    layers: Mapping[str, Prunable],
+    macs: Mapping[str, int],
+    floors: Mapping[str, Amount],
+    caps: Mapping[str, Amount],
+    about: dict[str, Any],
+) -> tuple[RDTable, Counts, Counts]:
+    """Return the table of the least and the most that every layer may keep, and these counts."""
+    sizes = np.array([layer.parameter.numel() for layer in layers.values()], np.int64)
+    low, high = np.zeros_like(sizes), sizes.copy()
+    names = list(layers)
+    for argument, given, ends in (("floors", floors, low), ("caps", caps, high)):
+        for name, amount in given.items():
+            if name not in layers:
+                raise ValueError(f"{argument}: there is no layer {name!r}; it has {names}")
+            place = names.index(name)
+            ends[place] = read_amount(f"{argument} of {name!r}", amount, int(sizes[place]))
+    if (low > high).any():
+        place = int(np.argmax(low > high))
+        raise ValueError(
+            f"floors of {names[place]!r} is {low[place]}, above its cap of {high[place]} weights"
+        )
+    dense = np.array([macs[name] for name in names], np.int64)
+    kept = [np.unique([a, b]) for a, b in zip(low, high, strict=True)]
+    table = RDTable.from_arrays(
+        {
+            "params": kept,
+            "macs": [-(-m * row // n) for m, row, n in zip(dense, kept, sizes, strict=True)],
+        },
+        [np.zeros(len(row)) for row in kept],
+        names=names,
+        options=[
+            [level_label((n - k) / n) for k in row.tolist()]
+            for row, n in zip(kept, sizes.tolist(), strict=True)
+        ],
+        dense={"params": sizes, "macs": dense},
+        metadata=about,
+    )
+    return table, low, high
+
+
+def space(
+    table: RDTable,
+    low: Counts,
+    high: Counts,
+    allocation: Allocation | None,
+    budget: Budget | None,
+    sparsity: float | None,
+) -> Space:
+    """Return what the layers may keep within a budget that can be met."""
+    if allocation is not None and budget is None and sparsity is None:
+        bounds = dict(allocation.budget) or {"params": allocation.cost["params"]}
+        unknown = [name for name in bounds if name not in table.costs]
+        if unknown:
+            raise ValueError(
+                f"the allocation's budget has {unknown[0]!r}; params and macs are known"
+            )
+    else:
+        bounds = read_budgets(table, budget, sparsity)
+    allocate(table, bounds)  # says what is out of reach
+    return Space(table.dense["params"], low, high, {n: table.dense[n] for n in bounds}, bounds)
+
+
+def start(
+    method: Callable[[Mapping[str, Prunable], int], dict[str, int]],
+    layers: Mapping[str, Prunable],
+    within: Space,
+) -> dict[str, int]:
+    """Return what a method keeps, as much as the budget and the bounds of the layers allow."""
+
+    def kept(total: int) -> Counts:
+        counts = np.array(list(method(layers, total).values()), np.int64)
+        return np.clip(counts, within.low, within.high)
+
+    fewest, most = 0, int(within.sizes.sum())
+    most = min(most, within.budget.get("params", most))
+    if min(within.left(kept(most)).values()) < 0:
+        while most - fewest > 1:
+            middle = (fewest + most) // 2
+            if min(within.left(kept(middle)).values()) < 0:
+                most = middle
+            else:
+                fewest = middle
+        most = fewest
+    return dict(zip(layers, kept(most).tolist(), strict=True))
+
+
+def fitting(kept: Counts, within: Space) -> bool:
+    """Whether an allocation is within all bounds."""
+    inside = (kept >= within.low).all() and (kept <= within.high).all()
+    return bool(inside) and min(within.left(kept).values()) >= 0

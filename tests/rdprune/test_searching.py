@@ -1,0 +1,323 @@
+"""Searches: never worse, within the budget, of the true distortion, the same every time."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from rdprune import search, verify
+from rdprune.baselines import erk, global_magnitude, lamp, uniform
+from rdprune.batches import cut
+from rdprune.cli import app
+from rdprune.descent import Space, _swapped, descend
+from rdprune.layers import prunable
+from rdprune.trial import trial
+from rdprune_core import Allocation, InfeasibleBudgetError
+
+
+def run(network, batches, **options):
+    return search(network, batches, **{"sparsity": 0.6, "progress": False, **options})
+
+
+def numbers(found):
+    return found.allocation.to_dict(), found.start, found.generations, found.passes
+
+
+class Bowl:
+    """A judge whose responses add up: each layer's grows with its distance from a target."""
+
+    parts = 4
+
+    def __init__(self, target, dimensions=6):
+        random = np.random.default_rng(0)
+        self._target = target
+        self._directions = random.normal(size=(len(target), dimensions))
+        self.scores = []
+
+    def _response(self, kept):
+        return (np.log(np.maximum(kept, 1) / self._target)) @ self._directions
+
+    def score(self, kept):
+        self.scores.append(kept.copy())
+        return float(np.mean(self._response(kept) ** 2))
+
+    def look(self, kept, part):
+        response = self._response(kept)
+        return float(np.mean(response**2)), response
+
+
+def space(sizes, total, low=0):
+    sizes = np.array(sizes)
+    return Space(sizes, np.full_like(sizes, low), sizes, {"params": sizes}, {"params": total})
+
+
+def test_finds_the_least_of_a_bowl():
+    """Where responses add up, the search comes near the optimum, step by step, in the budget."""
+    target = np.array([50, 400, 30, 900])
+    judge = Bowl(target)
+    start = np.array([345, 345, 345, 345])
+    limits = space([1000, 2000, 500, 3000], 1380)
+    steps = list(itertools.islice(descend(start, judge.score(start), limits, judge, seed=1), 60))
+    values = [value for _, value, _ in steps]
+    assert values == sorted(values, reverse=True)
+    assert values[-1] < judge.score(start) / 1000
+    assert all(kept.sum() <= 1380 for kept in judge.scores)
+    assert all((kept <= limits.sizes).all() for kept in judge.scores)
+
+
+def test_uses_what_the_budget_leaves():
+    """What an allocation leaves of the budget goes to a layer that can take it, of any cost."""
+    sizes = np.array([10, 100, 100])
+    macs = np.array([1000, 100, 300])
+    limits = Space(
+        sizes,
+        np.zeros(3, int),
+        np.array([10, 40, 50]),
+        {"params": sizes, "macs": macs},
+        {"params": 100, "macs": 1200},
+    )
+    kept = np.array([10, 30, 20])
+    assert limits.filled(kept, [0, 1, 2]).tolist() == [10, 40, 50]  # both 100 and 1,200 at most
+    assert limits.filled(kept, [2, 1]).tolist() == [10, 40, 50]
+    assert limits.filled(kept, [0]).tolist() == kept.tolist()
+    few = replace(limits, budget={"params": 75, "macs": 1200})
+    assert few.filled(kept, [1, 2]).tolist() == [10, 40, 25]
+    assert few.filled(kept, [2, 1]).tolist() == [10, 30, 35]
+    tight = Space(sizes, np.zeros(3, int), sizes, {"macs": macs}, {"macs": 1100})
+    assert tight.left(kept) == {"macs": 10}
+    assert tight.filled(kept, [1, 2]).tolist() == [10, 40, 20]
+    assert tight.filled(kept, [2, 1]).tolist() == [10, 31, 23]
+
+
+def test_a_swap_keeps_the_budget():
+    """What one layer gives another gets; both stay between their bounds."""
+    sizes = np.array([50, 100, 3000])
+    limits = Space(
+        sizes, np.array([1, 0, 0]), np.array([50, 60, 3000]), {"params": sizes}, {"params": 2120}
+    )
+    random = np.random.default_rng(0)
+    start = np.array([5, 30, 2085])
+    children = [_swapped(start, limits, random) for _ in range(300)]
+    assert all(child.sum() == 2120 for child in children)
+    assert all((child >= limits.low).all() and (child <= limits.high).all() for child in children)
+    assert len({tuple(child) for child in children}) > 20
+
+
+@pytest.mark.parametrize("recovery", ["none", "batchnorm"])
+def test_never_worse_and_true(network, batches, fingerprint, recovery):
+    """The result keeps the budget, beats all starts, and `verify` finds the same distortion."""
+    before = fingerprint(network)
+    found = run(network, batches, recovery=recovery, passes=60)
+    assert fingerprint(network) == before
+    a = found.allocation
+    assert a.cost["params"] <= a.budget["params"]
+    assert a.objective == "searched"
+    assert a.metadata["recovery"] == recovery
+    assert verify(network, batches, a).ratio == pytest.approx(1, rel=1e-5)
+    assert a.distortion < found.start
+    truth = [found.start, *(g.distortion for g in found.generations)]
+    assert truth == sorted(truth, reverse=True)
+    assert a.distortion == truth[-1]
+    assert found.passes <= 60
+    layers = prunable(network)
+    with trial(
+        network, layers, tuple(batches), "mse", seed=0, recovery=recovery, projection=0,
+        forward=None,
+    ) as whole:  # fmt: skip
+        for method in (uniform, erk, global_magnitude, lamp):
+            whole.prune(method(layers, a.budget["params"]))
+            assert whole.measure().distortion >= found.start * (1 - 1e-6)
+
+
+@pytest.mark.parametrize("distortion", ["nmse", "kl:2", "loss", "mse,max"])
+def test_other_distortions(network, batches, distortion):
+    """The search goes by the distortion that is asked for, and `verify` finds the same."""
+    found = run(network, batches, distortion=distortion, passes=40)
+    assert found.allocation.distortion <= found.start
+    assert verify(network, batches, found.allocation).ratio == pytest.approx(1, rel=1e-5)
+
+
+def test_counts_passes(network, batches):
+    """Every run of the network is counted, parts as parts, and the limit holds."""
+    samples = 0
+
+    def forward(model, batch):
+        nonlocal samples
+        samples += len(batch[0])
+        return model(batch[0])
+
+    found = run(network, batches, forward=forward, passes=30)
+    total = sum(len(x) for x, _ in batches)
+    # Counting multiply-accumulates takes a pass, and the parts' dense outputs one more.
+    assert found.passes - 1 < samples / total - 2 <= found.passes == 30
+
+
+def test_goes_on_where_it_was_stopped(network, batches, tmp_path, interrupting):
+    """A stopped run's measurements are found; the result is that of a run without a stop."""
+    expected = numbers(run(network, batches, passes=30))
+    seen = []
+    with pytest.raises(KeyboardInterrupt):
+        run(
+            network,
+            batches,
+            passes=30,
+            forward=interrupting(90, KeyboardInterrupt()),
+            store=tmp_path,
+            on_generation=seen.append,
+        )
+    forward = interrupting(10**6, KeyboardInterrupt())
+    found = run(network, batches, passes=30, forward=forward, store=tmp_path)
+    assert numbers(found) == expected
+    assert found.found > 20
+    again = run(network, batches, passes=30, forward=forward, store=tmp_path)
+    assert numbers(again) == expected
+    assert again.found > found.found
+    assert seen[-1].allocation.distortion >= found.allocation.distortion
+
+
+def test_seeds(network, batches):
+    """The same seed gives the same allocation, another one another way."""
+    first, same, other = (run(network, batches, passes=25, seed=s) for s in (0, 0, 1))
+    assert numbers(first) == numbers(same)
+    assert first.generations != other.generations
+
+
+def test_starts_from_an_allocation(network, batches):
+    """An allocation is a start with its own budget, recovery and distortion."""
+    first = run(network, batches, recovery="batchnorm", distortion="nmse", passes=40).allocation
+    found = search(network, batches, first, passes=20, progress=False)
+    assert found.start <= first.distortion * (1 + 1e-6)
+    assert found.allocation.budget == first.budget
+    assert found.allocation.metadata["recovery"] == "batchnorm"
+    assert found.allocation.metadata["distortion"] == "nmse"
+
+
+def test_budgets_and_bounds(network, batches):
+    """Two budgets, floors, caps and layers left out hold at the end."""
+    floor, cap = {"conv1.weight": "60%"}, {"conv2.weight": 20}
+    found = run(
+        network,
+        batches,
+        sparsity=None,
+        budget={"params": "50%", "macs": "45%"},
+        floors=floor,
+        caps=cap,
+        ignore="linear*",
+        passes=40,
+    ).allocation
+    assert found.names == ("conv1.weight", "conv2.weight")
+    assert found.layer_costs["params"][0] >= 0.6 * 36
+    assert found.layer_costs["params"][1] <= 20
+    assert all(found.cost[name] <= bound for name, bound in found.budget.items())
+    assert verify(network, batches, found).kept_total == found.cost["params"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("no")], ids=repr)
+@pytest.mark.parametrize("after", [1, 9, 60])
+def test_failure_leaves_the_model(network, batches, fingerprint, interrupting, error, after):
+    """After an error or an interrupt the model is as it was."""
+    before = fingerprint(network)
+    with pytest.raises(type(error)):
+        run(network, batches, recovery="batchnorm", forward=interrupting(after, error))
+    assert fingerprint(network) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"passes": 4}, "passes is 4, must be at least 5"),
+        ({"recovery": "bias"}, "recovery is 'bias'.*refine"),
+        ({"recovery": "magic"}, "recovery is 'magic'"),
+        ({"sparsity": None}, "budget"),
+        ({"batches": []}, "batches is empty"),
+        ({"floors": {"x": 1}}, "floors: there is no layer 'x'"),
+        ({"floors": {"linear.weight": 30}, "caps": {"linear.weight": 3}}, "above its cap of 3"),
+        ({"floors": {"linear.weight": 0.5}}, "floors of 'linear.weight'"),
+    ],
+)
+def test_bad_input(network, batches, options, message):
+    """Every bad argument is named."""
+    with pytest.raises(ValueError, match=message):
+        run(network, **{"batches": batches, **options})
+
+
+def test_refuses_what_is_out_of_reach(network, batches):
+    """A budget below the floors says what can be reached."""
+    with pytest.raises(InfeasibleBudgetError, match="least"):
+        run(network, batches, sparsity=0.9, floors={"conv2.weight": "100%"})
+    a = run(network, batches, passes=5).allocation
+    with pytest.raises(ValueError, match="another model"):
+        search(nn.Sequential(nn.Linear(3, 3)), batches, a, progress=False)
+    with pytest.raises(ValueError, match="without an allocation"):
+        search(network, batches, a, ignore="linear*", progress=False)
+
+
+def test_parts_have_every_sample_once():
+    """Whole batches where there are enough of them, else pieces, with what belongs to them."""
+    batches = tuple((torch.arange(10 * i, 10 * i + 3), {"scale": torch.ones(2)}) for i in range(9))
+    parts = cut(batches, 4)
+    assert sorted(int(x) for part in parts for b in part for x in b[0]) == sorted(
+        int(x) for b in batches for x in b[0]
+    )
+    assert len(parts) == 4
+    pieces = cut(batches[:3], 8)
+    assert [len(part) for part in pieces] == [1] * 9
+    assert torch.equal(torch.cat([p[0][0] for p in pieces]), torch.cat([b[0] for b in batches[:3]]))
+    assert all(torch.equal(part[0][1]["scale"], torch.ones(2)) for part in pieces)
+    few = cut(({"x": torch.zeros(2, 5), "labels": torch.arange(2)},), 8)
+    assert [part[0]["labels"].tolist() for part in few] == [[0], [1]]
+
+
+def test_a_look_is_of_the_part(network, batches):
+    """Looks at parts weigh up to the whole, in the state that is measured."""
+    layers = prunable(network)
+    half = {name: layer.parameter.numel() // 2 for name, layer in layers.items()}
+    with trial(
+        network, layers, tuple(batches), "mse", seed=0, recovery="none", projection=0,
+        forward=None, parts=8,
+    ) as whole:  # fmt: skip
+        assert whole.parts == 8
+        whole.prune(half)
+        looks = [whole.look(part) for part in range(8)]
+        sizes = [len(look.errors) for look in looks]
+        mean = sum(look.distortion * n for look, n in zip(looks, sizes, strict=True)) / sum(sizes)
+        assert sum(sizes) == 10
+        assert mean == pytest.approx(whole.measure().distortion, rel=1e-5)
+    part = tuple(cut(tuple(batches), 8)[0])
+    with trial(
+        network, layers, part, "mse", seed=0, recovery="batchnorm", projection=0, forward=None
+    ) as alone:
+        alone.prune(half)
+        expected = alone.measure().distortion
+    with trial(
+        network, layers, tuple(batches), "mse", seed=0, recovery="batchnorm", projection=0,
+        forward=None, parts=8,
+    ) as whole:  # fmt: skip
+        whole.prune(half)
+        assert whole.look(0).distortion == expected
+
+
+def test_the_command(mine):
+    """`rdprune search` writes what it finds, takes it up again, and `verify` agrees."""
+    rest = ["search", *mine, "--output", "s.json", "--passes", "30", "--store", "run"]
+
+    def invoke(*arguments):
+        result = CliRunner().invoke(app, list(arguments))
+        assert result.exit_code == 0, (result.stderr, result.exception)
+        return result.stdout
+
+    first = json.loads(invoke(*rest, "--sparsity", "0.7", "--json", "-"))
+    found = Allocation.load("s.json")
+    assert found.distortion == first["allocation"]["distortion"] < first["start"]
+    text = invoke(*rest, "--allocation", "s.json")
+    assert "true distortion" in text
+    assert "in 30 passes" in text
+    report = json.loads(invoke("verify", *mine, "--allocation", "s.json", "--json", "-"))
+    assert report["ratio"] == pytest.approx(1, rel=1e-4)
