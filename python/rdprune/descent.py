@@ -1,13 +1,13 @@
 """A search for the least true distortion, with any number of weights a layer.
 
-A round looks, on a part of the samples, at every layer keeping somewhat less and somewhat more
-than now: what that does to the output in the network as it is pruned. Children are joint or
-additive optima within the budget when a random few of the layers are free to take such a step,
-with a random price on the squares of the changes; a few are swaps between random layers. They are
-looked at on another part of the samples, the best are run on all, and one that truly distorts less
-is the next parent: the same steps are tried again from there. When the steps gain no more, swaps
-alone go on, which cost no looks; when they do not gain either, the next round begins with looks
-about the new point, nearer ones if the last did not help.
+A round looks, on a part of the samples, at layers keeping somewhat less and somewhat more than
+now: what that does to the output in the network as it is pruned. Children are joint or additive
+optima within the budget when a random few of these layers are free to take such a step, with a
+random price on the squares of the changes; a few are swaps between random layers. They are looked
+at on another part of the samples, the best are run on all, and one that truly distorts less is the
+next parent: the same steps are tried again from there. When the steps gain no more, swaps alone go
+on, which cost no looks; when they do not gain either, the next round begins with looks about the
+new point, nearer ones if the last did not help.
 
 Random subsets of layers and another part for every look keep the noise of one part from being
 followed. The judge, cheap looks at many children and whole runs of few, is that of Sieberling et
@@ -16,7 +16,7 @@ al. 2024, *EvoPress*, as are swaps; its children are all blind.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,6 +30,7 @@ SURVIVORS = 2
 KINDS = ("joint", "joint", "swap", "joint", "additive", "joint", "swap", "joint")
 PATIENCE = 2  # generations in a row without gain by the same looks
 WAIT = 3  # generations in a row without gain by swaps alone
+ROUND = 10  # passes that a round's looks take, about
 STEPS = (0.1, 0.3)  # of what a layer keeps, to both sides
 JITTER = 0.5
 FREE = (0.15, 0.6)  # of the layers
@@ -108,8 +109,9 @@ class Space:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Looks:
-    """Steps of every layer about a point on one part of the samples, in ascending order."""
+    """Steps of some layers about a point on one part of the samples, in ascending order."""
 
+    layers: Counts
     error: NDArray[np.float64]
     options: list[Counts]
     changes: list[NDArray[np.float64]]
@@ -171,10 +173,13 @@ def _look_around(
     part: int,
     random: np.random.Generator,
 ) -> _Looks:
-    """Look at every layer keeping other numbers of weights."""
+    """Look at layers keeping other numbers of weights: all, or as many random ones as is fair."""
     distortion, error = judge.look(point, part)
-    found = _Looks(error, [], [], [])
-    for layer, here in enumerate(point.tolist()):
+    count = max(ROUND * judge.parts // (2 * len(STEPS)), 1)
+    layers = np.sort(random.permutation(len(point))[:count])
+    found = _Looks(layers, error, [], [], [])
+    for layer in layers.tolist():
+        here = int(point[layer])
         steps = [
             sign * step * scale * random.uniform(1 - JITTER, 1 + JITTER)
             for step in STEPS
@@ -211,7 +216,7 @@ def _children(
         if looks is None or kind == "swap":
             child = _swapped(point, space, random)
         else:
-            free = random.random(len(point)) < random.uniform(*FREE)
+            free = random.random(len(looks.layers)) < random.uniform(*FREE)
             price = float(np.exp(random.uniform(*np.log(PRICES)))) if kind == "joint" else None
             try:
                 child = _solve(point, looks, space, free, price)
@@ -247,23 +252,28 @@ def _solve(
     price: float | None,
 ) -> Counts:
     """Choose the steps of the free layers, jointly with a price on squares, or additively."""
-    layers = np.flatnonzero(free).tolist()
+    places = np.flatnonzero(free).tolist()
+    layers = looks.layers[places].tolist()
     if not layers:
         return point
-    held = np.where(free, 0, point)
+    held = point.copy()
+    held[layers] = 0
     budget = space.left(held)
     if any(rest < 0 for rest in budget.values()):
         raise InfeasibleBudgetError("the other layers exceed the budget")
-    options = [looks.options[layer] for layer in layers]
+    options = [looks.options[place] for place in places]
     costs = {
         name: [space.cost(name, i, row) for i, row in zip(layers, options, strict=True)]
         for name in space.budget
     }
     if price is None:
-        table = RDTable.from_arrays(costs, [looks.rises[layer] for layer in layers])
+        table = RDTable.from_arrays(costs, [looks.rises[place] for place in places])
         choice = allocate(table, budget).choice
     else:
-        responses = _responses(point, looks, layers, price)
+        responses = [
+            _response(looks, place, point, index, len(places), price)
+            for index, place in enumerate(places)
+        ]
         before = np.concatenate([looks.error, np.zeros(len(layers))])
         squares = [np.mean((before + rows) ** 2, axis=1) for rows in responses]
         table = RDTable.from_arrays(costs, squares, responses=responses)
@@ -273,15 +283,12 @@ def _solve(
     return result
 
 
-def _responses(
-    point: Counts, looks: _Looks, layers: Sequence[int], price: float
-) -> list[NDArray[np.float32]]:
-    """Return the changes from where the layers are now, and their lengths where no other's are."""
-    responses = []
-    for place, layer in enumerate(layers):
-        here = int(np.abs(looks.options[layer] - point[layer]).argmin())
-        change = looks.changes[layer] - looks.changes[layer][here]
-        priced = np.zeros((len(change), len(layers)))
-        priced[:, place] = np.sqrt(price) * np.linalg.norm(change, axis=1)
-        responses.append(np.concatenate([change, priced], axis=1).astype(np.float32))
-    return responses
+def _response(
+    looks: _Looks, place: int, point: Counts, index: int, count: int, price: float
+) -> NDArray[np.float32]:
+    """Return changes from where a layer is now, and their lengths in a column of its own."""
+    here = int(np.abs(looks.options[place] - point[looks.layers[place]]).argmin())
+    change = looks.changes[place] - looks.changes[place][here]
+    priced = np.zeros((len(change), count))
+    priced[:, index] = np.sqrt(price) * np.linalg.norm(change, axis=1)
+    return np.concatenate([change, priced], axis=1).astype(np.float32)

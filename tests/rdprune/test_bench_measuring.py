@@ -29,7 +29,7 @@ def test_every_saving_does_less(tmp_path):
     result = CliRunner().invoke(app, ["bench", "measure", *arguments])
     assert result.exit_code == 0, result.output
     rows = {row["method"]: row for row in json.loads(target.read_text())}
-    assert list(rows) == ["plain", "prefix", "adaptive", "all", "all, one table"]
+    assert list(rows) == ["plain", "prefix", "adaptive", "all", "all, one table", "search"]
     for row in rows.values():
         assert set(row) == {
             *("network", "method", "macs_ratio", "wall_s", "peak_bytes", "excess_distortion")
@@ -45,6 +45,7 @@ def test_every_saving_does_less(tmp_path):
     assert rows["all"]["macs_ratio"] < rows["all, one table"]["macs_ratio"]
     # Fewer than a quarter of the 101 levels that are chosen among.
     assert rows["all, one table"]["macs_ratio"] < 500
+    assert 8 <= rows["search"]["macs_ratio"] < 11
 
 
 @pytest.mark.parametrize(

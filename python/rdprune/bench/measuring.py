@@ -28,7 +28,7 @@ from rdprune.bench.networks import NETWORKS, Network
 from rdprune.bench.process import command, finished
 from rdprune.bench.show import clock
 from rdprune.bench.solver import Step
-from rdprune_core import RDTable, allocate
+from rdprune_core import Allocation, RDTable, allocate
 
 SPARSITIES: Final = (0.5, 0.7, 0.8)
 QUICK: Final = "demo"
@@ -42,11 +42,13 @@ class Method:
     """How a method measures: with records or not, and which levels.
 
     ``targets`` are groups of sparsities; for each group one table is measured, of the options that
-    its budgets need. Without any, all levels are measured.
+    its budgets need. Without any, all levels are measured. A search measures no table: it has a
+    part of the passes of the plain loop for each sparsity.
     """
 
     reuse: bool
     targets: tuple[tuple[float, ...], ...] = ()
+    searches: bool = False
 
 
 ONE_BY_ONE: Final = tuple((sparsity,) for sparsity in SPARSITIES)
@@ -56,8 +58,13 @@ METHODS: Final = {
     "adaptive": Method(reuse=False, targets=ONE_BY_ONE),
     "all": Method(reuse=True, targets=ONE_BY_ONE),
     "all, one table": Method(reuse=True, targets=(SPARSITIES,)),
+    "search": Method(reuse=False, targets=ONE_BY_ONE, searches=True),
 }
-"""Plain first. Of several tables the dearest one's work, time and memory are told."""
+"""Plain first. Of several runs the dearest one's work, time and memory are told."""
+FEWER: Final = 15
+"""Passes of the plain loop over those of a search, which has 8 at least."""
+OUTSIDE: Final = 2
+"""Passes of a search that it does not count: multiply-accumulates, outputs of parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +144,10 @@ def run(
             for method in dict.fromkeys((first, *methods)):
                 step(f"{name}: {method}")
                 path = Path(folder) / method.replace(" ", "-")
-                found, tables = _ask(name, method, levels, size, path)
+                found, files = _ask(name, method, levels, size, path)
                 true = [
-                    _true_distortion(network, model, batches, RDTable.load(table), sparsity)
-                    for sparsity, table in zip(SPARSITIES, tables, strict=True)
+                    _true_distortion(network, model, batches, file, sparsity)
+                    for sparsity, file in zip(SPARSITIES, files, strict=True)
                 ]
                 full = full or true
                 excess = max(a / b - 1 for a, b in zip(true, full, strict=True))
@@ -150,20 +157,23 @@ def run(
 
 
 def _true_distortion(
-    network: Network, model: nn.Module, batches: list[Any], table: RDTable, sparsity: float
+    network: Network, model: nn.Module, batches: list[Any], file: str, sparsity: float
 ) -> float:
-    """Distortion, with all layers pruned, of the allocation at a sparsity."""
-    found = allocate(table, sparsity=sparsity)
+    """Distortion, with all layers pruned, of the allocation in a file or of a table's optimum."""
+    if file.endswith(".json"):
+        found = Allocation.load(file)
+    else:
+        found = allocate(RDTable.load(file), sparsity=sparsity)
     return rdprune.verify(model, batches, found, forward=network.forward).true
 
 
 def _ask(
     network: str, method: str, levels: int, samples: int, path: Path
 ) -> tuple[dict[str, Any], list[str]]:
-    """Start a process that measures; return what it tells, and the table for each sparsity."""
+    """Start a process that measures; return what it tells, and the file for each sparsity."""
     call = command("rdprune.bench.measuring", network, method, str(levels), str(samples), str(path))
     found: dict[str, Any] = json.loads(finished(call, f"measuring {network} by {method}"))
-    return found, found.pop("tables")
+    return found, found.pop("files")
 
 
 def _main(name: str, asked: str, levels: str, samples: str, path: str) -> None:
@@ -173,28 +183,47 @@ def _main(name: str, asked: str, levels: str, samples: str, path: str) -> None:
     with torch.no_grad(), preserved(model), MacCounter() as once:
         for _ in runner.outputs():
             pass
-    seconds, flops, tables = [], [], {}
+    seconds, flops, files = [], [], {}
     for group in method.targets or (SPARSITIES,):
-        chosen: dict[str, Any] = {"levels": int(levels)}
-        if method.targets:
-            budgets = [f"{round(100 * (1 - sparsity), 9)}%" for sparsity in group]
-            chosen = {"levels": "auto", "budgets": budgets}
         start = time.perf_counter()
         with MacCounter() as counter:
-            table = network.measure(model, batches, reuse=method.reuse, **chosen)
+            found = _measured(network, model, batches, method, group, int(levels))
         seconds.append(time.perf_counter() - start)
         flops.append(counter.flops)
-        file = f"{path}-{group[0]}.npz"
-        table.save(file)
-        tables.update(dict.fromkeys(group, file))
+        file = f"{path}-{group[0]}.{'npz' if isinstance(found, RDTable) else 'json'}"
+        found.save(file)
+        files.update(dict.fromkeys(group, file))
     unit = 1 if sys.platform == "darwin" else 1024
-    found = {
+    told = {
         "macs_ratio": max(flops) / once.flops,
         "wall_s": max(seconds),
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
-        "tables": [tables[sparsity] for sparsity in SPARSITIES],
+        "files": [files[sparsity] for sparsity in SPARSITIES],
     }
-    sys.stdout.write(json.dumps(found))
+    sys.stdout.write(json.dumps(told))
+
+
+def _measured(
+    network: Network,
+    model: nn.Module,
+    batches: list[Any],
+    method: Method,
+    group: Sequence[float],
+    levels: int,
+) -> RDTable | Allocation:
+    """Measure a table for some sparsities, or search at one."""
+    if method.searches:
+        layers = rdprune.prunable(model, **network.arguments)
+        plain = 2 + len(layers) * (levels - 1)
+        (sparsity,) = group
+        return network.search(
+            model, batches, sparsity=sparsity, passes=max(plain // FEWER - OUTSIDE, 8)
+        )
+    chosen: dict[str, Any] = {"levels": levels}
+    if method.targets:
+        budgets = [f"{round(100 * (1 - sparsity), 9)}%" for sparsity in group]
+        chosen = {"levels": "auto", "budgets": budgets}
+    return network.measure(model, batches, reuse=method.reuse, **chosen)
 
 
 def show(rows: Sequence[Row]) -> Table:

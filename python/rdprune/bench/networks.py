@@ -18,7 +18,8 @@ from rdprune.demo import data as digits
 from rdprune.demo.network import trained
 from rdprune.measuring import measure
 from rdprune.recipes import cifar10
-from rdprune_core import RDTable
+from rdprune.searching import search
+from rdprune_core import Allocation, RDTable
 
 WORDS: Final = 32  # most tokens of a text
 TEXTS: Final = 8  # in a batch
@@ -41,7 +42,7 @@ class Network:
         State that is measured.
     forward : callable, optional
     arguments : dict
-        Others for `rdprune.measure`.
+        Which layers: others for `rdprune.measure` and `rdprune.search`.
     """
 
     model: Callable[[], nn.Module]
@@ -53,15 +54,15 @@ class Network:
 
     def measure(self, model: nn.Module, batches: list[Any], **options: Any) -> RDTable:
         """Measure the network in its own way."""
-        return measure(
-            model,
-            batches,
-            recovery=self.recovery,
-            forward=self.forward,
-            progress=False,
-            **self.arguments,
-            **options,
-        )
+        return measure(model, batches, **self._settings(), **options)
+
+    def search(self, model: nn.Module, batches: list[Any], **options: Any) -> Allocation:
+        """Search for an allocation of the network in its own way."""
+        return search(model, batches, **self._settings(), **options).allocation
+
+    def _settings(self) -> dict[str, Any]:
+        own = {"recovery": self.recovery, "forward": self.forward, "progress": False}
+        return {**own, **self.arguments}
 
 
 def embed(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
