@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from rdprune.layers import Prunable
 from rdprune.options import Option
 from rdprune.prefix import Prefix
 from rdprune.ranks import Ranks
+from rdprune.refitting import FitCost
 
 PIECES = 8
 """Pieces of work for each rank, so that all end at about the same time."""
@@ -34,17 +35,49 @@ class Piece:
     options : list of Option
     start, each : float
         Passes that the first option takes more than others do, and that every option takes.
+    fit : callable, optional
+        Passes that fitting the layer takes beside, by the weights kept.
     """
 
     job: Job
     options: list[Option]
     start: float
     each: float
+    fit: Callable[[int], float] | None = None
+
+    def passes(self, option: Option) -> float:
+        """Return the passes that an option takes, but for the start."""
+        return self.each + (0.0 if self.fit is None else self.fit(option.kept))
 
     @property
     def cost(self) -> float:
         """Passes that the piece takes."""
-        return self.start + len(self.options) * self.each
+        return self.start + sum(map(self.passes, self.options))
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What fitting a layer's weights takes.
+
+    Attributes
+    ----------
+    start : float
+        Passes before the first option.
+    passes : callable
+        Passes of an option, by the weights kept.
+    """
+
+    start: float
+    passes: Callable[[int], float]
+
+    @staticmethod
+    def of(cost: FitCost, numel: int, pass_seconds: float) -> Fit:
+        """Judge by timed fits and passes: the inputs are seen in one; all weights are no fit."""
+
+        def passes(kept: int) -> float:
+            return 0.0 if kept == numel else cost.seconds(kept) / pass_seconds
+
+        return Fit(1.0 + cost.start / pass_seconds, passes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +113,17 @@ class Job:
 
 
 def cut(
-    jobs: Sequence[Job], ranks: int, prefix: Prefix | None = None, fewest: int = 0
+    jobs: Sequence[Job],
+    ranks: int,
+    prefix: Prefix | None = None,
+    fewest: int = 0,
+    fits: Mapping[str, Fit] | None = None,
 ) -> list[Piece]:
     """Cut what is left to do in pieces, layer after layer, for so many ranks.
 
     With `prefix`, whoever begins a layer with at least `fewest` options runs what the layer before
-    leaves to run, to record it, and one pass of the whole model, to check the records.
+    leaves to run, to record it, and one pass of the whole model, to check the records. Whoever
+    begins a piece of a layer that is fitted runs the model to see its inputs.
     """
     total = sum(len(job.left()) for job in jobs)
     size = total if ranks == 1 else math.ceil(total / (PIECES * ranks))
@@ -106,7 +144,10 @@ def cut(
             if part:
                 start = 0.0  # whoever measured the first part has the records
             before = share if each < 1 else before
-            pieces.append(Piece(job, options, start, each + OVERHEAD))
+            fit = None if fits is None else fits[job.layer.name]
+            start += 0.0 if fit is None else fit.start
+            passes = None if fit is None else fit.passes
+            pieces.append(Piece(job, options, start, each + OVERHEAD, passes))
     return pieces
 
 

@@ -57,6 +57,8 @@ class Prefix:
         The layers in the order in which their records build on each other.
     shares : dict of str to float
         Which part of a pass is left to run for each layer, 0 to 1, by the traced pass's clock.
+    seconds : float
+        Of the traced pass; 0 if there was none.
     plain : Runner
         Runs the whole model.
     reusing : Runner
@@ -73,6 +75,7 @@ class Prefix:
     ) -> None:
         self.order = tuple(layers)
         self.shares = dict.fromkeys(layers, 1.0)
+        self.seconds = 0.0
         self.plain = replace(runner, on_batch=self._idle)
         self._reference = reference
         self._base: tuple[Tensor, ...] | None = None
@@ -101,10 +104,10 @@ class Prefix:
             self._warn(f"every pass runs the whole model: {problem}")
             return
         self._batches = found.batches
-        total = sum(batch.seconds for batch in found.batches)
+        self.seconds = sum(batch.seconds for batch in found.batches)
         for name in layers:
             saved = sum(plan.seconds for plan in self._fitting(name).values())
-            self.shares[name] = min(1.0, max(0.0, 1 - saved / total))
+            self.shares[name] = min(1.0, max(0.0, 1 - saved / self.seconds))
         self._stateful = found.stateful
         if not found.stateful:
             first = found.batches[0].first_use

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from rdprune.batches import Forward, Runner, preserved, read
 from rdprune.layers import Prunable, all_layers, is_masked, named_layers
 from rdprune.magnitude import saved_weights, write_masked
-from rdprune.refitting import Refitter, kept_weights
+from rdprune.refitting import FitCost, Refitter, fit_cost, kept_weights
 from rdprune.sites import Site, check_kinds, check_parts, find_sites, inputs_of, saved_shifts
 
 PARTS = ("least-squares", "bias", "batchnorm")
@@ -124,6 +124,12 @@ class Writer:
     def order(self) -> tuple[str, ...]:
         """Layers in the order in which they run, where that is known."""
         return tuple(self._dense_sites)
+
+    def fit_cost(self, name: str, positions: int) -> FitCost | None:
+        """Time a fit of a layer that runs at so many positions; None where nothing is fitted."""
+        if "least-squares" not in self._parts:
+            return None
+        return fit_cost(self._sites[name][0].module, self._layers[name].parameter.dtype, positions)
 
     @contextmanager
     def layer(self, name: str) -> Iterator[Write]:

@@ -13,6 +13,7 @@ fitted with an intercept: all moments are taken about the means.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ from rdprune.patches import input_rows, weight_index
 from rdprune.sites import Site
 
 RIDGE = 0.01
+TIMED_ROWS = 256
 
 
 @dataclass(slots=True)
@@ -202,12 +204,64 @@ def least_squares(dense: Tensor, kept: Tensor, moments: Moments, *, intercept: b
             chosen = kept[group, row].nonzero()[:, 0]
             if not len(chosen):
                 continue
-            system = square[group][chosen][:, chosen]
-            system.diagonal().add_(ridge)
-            factor = torch.linalg.cholesky(system)
-            right = targets[row, chosen][:, None]
-            fitted[group, row, chosen] = torch.cholesky_solve(right, factor)[:, 0]
+            fitted[group, row, chosen] = _row(square[group], targets[row], chosen, ridge)
     return fitted
+
+
+def _row(square: Tensor, targets: Tensor, chosen: Tensor, ridge: float) -> Tensor:
+    """Fit the chosen weights of one output."""
+    system = square[chosen][:, chosen]
+    system.diagonal().add_(ridge)
+    factor = torch.linalg.cholesky(system)
+    return torch.cholesky_solve(targets[chosen][:, None], factor)[:, 0]
+
+
+@dataclass(frozen=True, slots=True)
+class FitCost:
+    """Seconds that fits of a layer take, judged by one row of it.
+
+    Attributes
+    ----------
+    rows, inputs : int
+        Outputs of all groups, and the weights of each.
+    start : float
+        Seconds of the moments.
+    least, half : float
+        Seconds of a row with one weight, and with half of them.
+    """
+
+    rows: int
+    inputs: int
+    start: float
+    least: float
+    half: float
+
+    def seconds(self, kept: int) -> float:
+        """Return the seconds of a fit of so many weights, by the cube of those of a row."""
+        share = 2 * kept / max(self.rows * self.inputs, 1)
+        return self.rows * (self.least + max(self.half - self.least, 0.0) * share**3)
+
+
+def fit_cost(module: nn.Module, dtype: torch.dtype, positions: int) -> FitCost:
+    """Time the fit of one row of a layer, with the moments of so many positions to come."""
+    shape = weight_index(module).shape
+    groups, outputs, inputs = shape
+    device = next(module.parameters()).device
+    square = torch.eye(inputs, dtype=torch.float64, device=device)
+    targets = torch.ones(inputs, dtype=torch.float64, device=device)
+
+    def timed(count: int) -> float:
+        chosen = torch.arange(count, device=device)
+        began = time.perf_counter()
+        _row(square, targets, chosen, 1.0)
+        return time.perf_counter() - began
+
+    timed(1)  # the first call loads the library
+    rows = torch.ones((TIMED_ROWS, inputs), dtype=dtype, device=device)
+    began = time.perf_counter()
+    rows.T @ rows
+    moments = (time.perf_counter() - began) * groups * positions / TIMED_ROWS
+    return FitCost(groups * outputs, inputs, moments, timed(1), timed(max(inputs // 2, 1)))
 
 
 def kept_weights(layer: Prunable) -> Tensor:

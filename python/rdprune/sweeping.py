@@ -15,7 +15,7 @@ import torch
 from rdprune.adaptive import Wanted
 from rdprune.batches import Runner
 from rdprune.distortion import Measurement, Reference
-from rdprune.jobs import Job, Piece, cut, trade
+from rdprune.jobs import Fit, Job, Piece, cut, trade
 from rdprune.layers import Prunable, signature
 from rdprune.magnitude import saved_weights, write_masked
 from rdprune.memory import release
@@ -24,6 +24,7 @@ from rdprune.prefix import FEWEST, DivergedError, Prefix
 from rdprune.progress import Meter, progress_bar
 from rdprune.ranks import Ranks
 from rdprune.recovery import Write
+from rdprune.refitting import FitCost
 from rdprune.stacking import Stacker
 from rdprune.store import Shelf, Store, run_signature
 from rdprune.tabling import Findings
@@ -35,6 +36,9 @@ class LayerWriter(Protocol):
 
     def layer(self, name: str) -> AbstractContextManager[Write]:
         """Yield what prunes a layer; at the end the layer is as before."""
+
+    def fit_cost(self, name: str, positions: int) -> FitCost | None:
+        """Time a fit of a layer that runs at so many positions; None where nothing is fitted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,7 @@ class Sweep:
         shown = progress and (self.ranks is None or self.ranks.rank == 0)
         with progress_bar(total, shown) as meter:
             self._recall(jobs, meter)
-            for piece in self._pieces(jobs, meter):
+            for piece in self._pieces(jobs, meter, findings.macs):
                 self._measure_piece(piece, meter)
                 release()
             self._trade(jobs)
@@ -152,11 +156,14 @@ class Sweep:
             for name, key in trade(self.ranks, jobs):
                 self._keep(name, key, jobs[name].done[key])
 
-    def _pieces(self, jobs: Mapping[str, Job], meter: Meter) -> Iterator[Piece]:
+    def _pieces(
+        self, jobs: Mapping[str, Job], meter: Meter, macs: Mapping[str, int]
+    ) -> Iterator[Piece]:
         """Yield what is left to measure, layer after layer: all of it, or this rank's share."""
         order = jobs if self.prefix is None else self.prefix.order
         size = 1 if self.ranks is None else self.ranks.size
-        pieces = cut([jobs[n] for n in order if n in jobs], size, self.prefix, self.fewest)
+        fits = self._fits(jobs, macs)
+        pieces = cut([jobs[n] for n in order if n in jobs], size, self.prefix, self.fewest, fits)
         costs = [piece.cost for piece in pieces]
         meter.expect(sum(costs))
         if self.ranks is None:
@@ -166,19 +173,33 @@ class Sweep:
         for index in self.ranks.shared(costs):
             yield pieces[index]
 
+    def _fits(self, jobs: Mapping[str, Job], macs: Mapping[str, int]) -> dict[str, Fit] | None:
+        """Judge what fitting each layer takes, where weights are fitted and passes were timed."""
+        if self.writer is None or self.prefix is None or not self.prefix.seconds:
+            return None
+        fits = {}
+        for name, job in jobs.items():
+            numel = job.layer.parameter.numel()
+            positions = self.reference.samples * macs[name] // numel
+            cost = self.writer.fit_cost(name, positions) if job.left() else None
+            if cost is not None:
+                fits[name] = Fit.of(cost, numel, self.prefix.seconds)
+        return fits or None
+
     def _measure_piece(self, piece: Piece, meter: Meter) -> None:
         """Measure options of a layer, each once."""
-        job, cost = piece.job, piece.start + piece.each
+        job, start = piece.job, piece.start
         name = job.layer.name
         meter.advance(name, 0, 0.0)
         for option, measurement in self._measured(job.layer, list(piece.options)):
             labels = job.labels[option.key]
             job.done[option.key] = measurement
+            cost = start + piece.passes(option)
+            start = 0.0
             if self.ranks is not None:
                 self.ranks.tell(len(labels), cost)
                 self._overview(meter)
             meter.advance(name, len(labels), cost)
-            cost = piece.each
 
     def _overview(self, meter: Meter) -> None:
         """Let rank 0 show what the others do."""

@@ -22,6 +22,7 @@ from rdprune.magnitude import magnitude_order, order_mask, saved_weights, write_
 from rdprune.options import MASK, Option, magnitude_key
 from rdprune.prefix import Prefix
 from rdprune.recovery import Write, Writer, fits, recovered, unmasked_copy
+from rdprune.refitting import FitCost
 from rdprune.store import Shelf, Store
 from rdprune.sweeping import Sweep, open_shelf, sign
 from rdprune_core import RDTable
@@ -165,6 +166,10 @@ class Trial:
             self._passes += 1
             self.found += known
             yield option.kept, measured
+
+    def fit_cost(self, name: str, positions: int) -> FitCost | None:
+        """See `Writer.fit_cost`."""
+        return None if self._writer is None else self._writer.fit_cost(name, positions)
 
     @contextmanager
     def layer(self, name: str) -> Iterator[Write]:

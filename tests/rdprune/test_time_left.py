@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from rdprune import measure
+from rdprune import measure, refitting
 from rdprune.progress import Meter
 
 
@@ -49,10 +49,11 @@ def _network(clock, costs, embedding):
     return nn.Sequential(*layers)
 
 
-def _shown(monkeypatch, costs, factors, *, levels, option, embedding):
+def _shown(monkeypatch, costs, factors, *, levels, option, embedding, row=0.0):
     """Measure; return when something was shown, and what was said to be left.
 
-    `option` is the part of a pass that comparing takes, beside the pass.
+    `option` is the part of a pass that comparing takes, beside the pass; `row` what fitting all
+    weights of an output takes, if anything is fitted.
     """
     clock = Clock(factors)
     shown = []
@@ -67,28 +68,37 @@ def _shown(monkeypatch, costs, factors, *, levels, option, embedding):
         clock.now += option
         return (dense - output).square().mean(1)
 
+    fit = refitting._row
+
+    def fitted(square, targets, chosen, ridge):
+        clock.now += row * (0.02 + (len(chosen) / 6) ** 3)
+        return fit(square, targets, chosen, ridge)
+
     torch.manual_seed(0)
     model = _network(clock, costs, embedding)
     inputs = torch.randint(50, (20,)) if embedding else torch.randn(20, 6)
     with monkeypatch.context() as patch:
         patch.setattr("rdprune.sweeping.progress_bar", bar)
         patch.setattr("rdprune.tracing.time", SimpleNamespace(perf_counter=clock))
+        patch.setattr("rdprune.refitting.time", SimpleNamespace(perf_counter=clock))
+        patch.setattr("rdprune.refitting._row", fitted)
         measure(
             model, [inputs], levels=levels, distortion=errors,
+            recovery="least-squares" if row else "none",
             layers=[f"{place}.weight" for place in range(len(costs))],
         )  # fmt: skip
     return shown
 
 
-def _worst(shown):
-    """Return the largest error of the time left, as a factor, after the first tenth."""
+def _worst(shown, last_part=0.0):
+    """Return the largest error of the time left, as a factor, from a tenth to the last part."""
     end = shown[-1][0]
     last = dict(shown)  # the last word before the clock moves on
     assert len(last) > 20
     return max(
         max(left / (end - at), (end - at) / max(left, 1e-12))
         for at, left in last.items()
-        if end / 10 <= at < end - 1e-9
+        if end / 10 <= at < end * (1 - last_part) - 1e-9
     )
 
 
@@ -126,3 +136,21 @@ def test_time_left_is_right_within_a_factor_of_two(monkeypatch, profile, how, le
         embedding=profile != "resnet32",
     )
     assert _worst(shown) < 2
+
+
+@pytest.mark.parametrize("row", [0.02, 0.3, 10.0])
+@pytest.mark.parametrize("how", ["as traced", "alternating"])
+@pytest.mark.parametrize("profile", ["resnet32", "late"])
+def test_fits_are_weighed(monkeypatch, profile, how, row):
+    """Also where fits take as long as passes, or nearly all the time, and more for more weights."""
+    costs = PROFILES[profile]
+    shown = _shown(
+        monkeypatch,
+        costs,
+        _factors(how, len(costs)),
+        levels=17,
+        option=0.01,
+        embedding=False,
+        row=row,
+    )
+    assert _worst(shown, last_part=0.005) < 2
