@@ -11,7 +11,7 @@ import torch
 
 import rdprune
 from rdprune.allocators import ALLOCATORS, Problem, counts
-from rdprune.bench.candidates import Kept, filled
+from rdprune.bench.candidates import filled
 from rdprune.bench.ledger import Ledger
 from rdprune.bench.subject import (
     Protocol,
@@ -38,9 +38,13 @@ OURS: Final = {
     "joint nmse": ("batchnorm", "nmse", "joint"),
     "blended nmse": ("batchnorm", "nmse", "blended"),
     "refined nmse": ("batchnorm", "nmse", "refined"),
+    "searched": ("batchnorm", "mse", "searched"),
+    "searched nmse": ("batchnorm", "nmse", "searched"),
+    "searched loss": ("batchnorm", "loss", "searched"),
     "additive fitted": (FITTED, "mse", "additive"),
     "refined fitted": (FITTED, "mse", "refined"),
 }
+SEARCH: Final = 300  # passes
 DENSE: Final = "dense"
 METHODS: Final = (DENSE, *ALLOCATORS, *OURS)
 SPARSITIES: Final = (0.5, 0.7, 0.8, 0.9, 0.955)
@@ -195,6 +199,14 @@ class _Work:
             )  # fmt: skip
             return {"kept": list(counts(method, problem).values()), "passes": None}
         state, distortion, objective = OURS[method]
+        if objective == "searched":
+            searched = rdprune.search(
+                subject.model, subject.calibration, sparsity=sparsity, passes=SEARCH,
+                recovery=state, distortion=distortion, store=self._folder, progress=False,
+            )  # fmt: skip
+            best = expected_kept(subject.layers, searched.allocation)
+            kept = filled(subject, best, total)
+            return {"kept": list(kept.values()), "passes": searched.passes}
         table = self._table(state, distortion)
         passes = sum(len(row) for row in table.distortion)
         if objective == "refined":
@@ -207,7 +219,7 @@ class _Work:
             allocation = allocate(mixed, sparsity=sparsity)
         else:
             allocation = allocate(table, sparsity=sparsity, objective=objective)
-        kept: Kept = filled(subject, expected_kept(subject.layers, allocation), total)
+        kept = filled(subject, expected_kept(subject.layers, allocation), total)
         return {"kept": list(kept.values()), "passes": passes}
 
     def _table(self, recovery: str, distortion: str) -> RDTable:
