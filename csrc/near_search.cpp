@@ -139,21 +139,25 @@ NearStage Search::collectStage(std::size_t cls, double most) {
 // Returns the sum over classes of max(|value| + lambda |cost|).
 double Search::collectStages() {
     double scale = 0.0;
+    double shortfall = 0.0;  // of the base, which may not be the least Lagrangian value
     for (std::size_t cls = 0; cls < problem_.size(); ++cls) {
         const std::size_t origin = base_.option[cls];
         double largest = 0.0;
+        double least = 0.0;
         for (std::size_t i = problem_.offsets[cls]; i < problem_.offsets[cls + 1]; ++i) {
             const auto cost = static_cast<double>(problem_.costs[i] - problem_.costs[origin]);
             const double value = toDouble(problem_.values[i] - problem_.values[origin]);
             largest = std::max(largest, std::abs(value) + base_.multiplier * std::abs(cost));
+            least = std::min(least, value + base_.multiplier * cost);
         }
         scale += largest;
+        shortfall -= least;
     }
     const double spare = base_.multiplier * static_cast<double>(base_.slack);
     const double gap = std::max(toDouble(target_) + spare, 0.0);
     const double margin = relativeMargin * (scale + spare);
     for (std::size_t cls = 0; cls < problem_.size(); ++cls) {
-        NearStage stage = collectStage(cls, gap + margin);
+        NearStage stage = collectStage(cls, gap + shortfall + margin);
         const bool fixed = stage.option.size() == 1 && stage.option.front() == base_.option[cls];
         if (!fixed) result_.stages.push_back(std::move(stage));
     }

@@ -6,6 +6,7 @@ import itertools
 import math
 import signal
 import time
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -277,3 +278,20 @@ def test_more_asked_for_is_not_fewer_listed() -> None:
     table = RDTable.from_arrays(cost, -1.0 * cost)
     near = near_optimal(table, "50%", k=10_000, memory_limit=20 << 20)
     assert len(near) >= 100, len(near)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 5, 6])
+def test_a_base_that_is_not_the_least_drops_nothing(k: int) -> None:
+    """Where costs beyond 2^53 leave a hull too high, the k best are still the k best."""
+    half, tiny = 2**57, 2.0**-56
+    cost = [[4, half + 2, half + 3, 2 * half + 4], [0, 1, half // 8, half // 8 - 1]]
+    distortion = [[1.0, 3.5 * tiny, 2.5 * tiny, tiny], [0.1, 0.1 - 2 * tiny, 0.07, 0.08]]
+    table = RDTable.from_arrays(cost, distortion)
+    budget = half + half // 2
+    every = sorted(
+        (Fraction(distortion[0][a]) + Fraction(distortion[1][b]), cost[0][a] + cost[1][b], (a, b))
+        for a, b in itertools.product(range(4), repeat=2)
+        if cost[0][a] + cost[1][b] <= budget
+    )
+    found = near_optimal(table, budget, k=k)
+    assert [tuple(a.choice.tolist()) for a in found.allocations] == [x[2] for x in every[:k]]
