@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from rdprune.runfolder import Round as Round
     from rdprune.runfolder import read_history as read_history
     from rdprune.schedule import iterate as iterate
+    from rdprune.searching import Generation as Generation
     from rdprune.searching import Searched as Searched
     from rdprune.searching import search as search
     from rdprune.storage import with_bytes as with_bytes
@@ -58,6 +59,7 @@ _HOMES = {
     "Bootstrap": "resampling",
     "CompareRow": "comparing",
     "CountMismatchError": "verifying",
+    "Generation": "searching",
     "MaskKeeper": "keeping",
     "Prunable": "layers",
     "Refined": "trust_region",

@@ -84,8 +84,11 @@ def device_of(model: nn.Module) -> torch.device:
     return next(devices, torch.device("cpu"))
 
 
-def cut(batches: tuple[Any, ...], parts: int) -> list[tuple[Any, ...]]:
-    """Cut batches into parts: of whole batches, or of pieces where there are too few of these.
+def parts_of(batches: tuple[Any, ...], parts: int, least: int = 1) -> list[tuple[Any, ...]]:
+    """Divide batches into parts: of whole batches, or of pieces where there are too few of these.
+
+    A piece of a batch has the rows of every tensor that is as long as the batch has samples;
+    whether that is what the model takes shows when it runs.
 
     Parameters
     ----------
@@ -93,6 +96,8 @@ def cut(batches: tuple[Any, ...], parts: int) -> list[tuple[Any, ...]]:
         What `read` returned.
     parts : int
         At least so many parts, if there are as many samples; every sample is in one.
+    least : int
+        Samples of a piece.
 
     Returns
     -------
@@ -101,20 +106,23 @@ def cut(batches: tuple[Any, ...], parts: int) -> list[tuple[Any, ...]]:
     """
     if len(batches) >= parts:
         return [batches[first::parts] for first in range(parts)]
-    each = -(-parts // len(batches))
-    return [(piece,) for batch in batches for piece in _pieces(batch, each)]
+    sizes = [samples(batch) or 1 for batch in batches]
+    return [
+        (piece,)
+        for batch, size in zip(batches, sizes, strict=True)
+        for piece in _pieces(
+            batch, size, max(min(-(-parts * size // sum(sizes)), size // least), 1)
+        )
+    ]
 
 
-def _pieces(batch: Any, count: int) -> list[Any]:
-    """Cut a batch by its samples: its tensors that have a row for each."""
-    total = samples(batch) or 1
-    count = min(count, total)
+def _pieces(batch: Any, total: int, count: int) -> list[Any]:
     ends = [total * place // count for place in range(count + 1)]
 
     def piece(begin: int, end: int) -> Any:
         return map_tensors(batch, lambda t: t[begin:end] if t.ndim and len(t) == total else t)
 
-    return [piece(begin, end) for begin, end in pairwise(ends)]
+    return [piece(begin, end) for begin, end in pairwise(ends)] if count > 1 else [batch]
 
 
 def output_tensor(output: Any) -> Tensor:

@@ -35,8 +35,9 @@ STEPS = (0.1, 0.3)  # of what a layer keeps, to both sides
 JITTER = 0.5
 FREE = (0.15, 0.6)  # of the layers
 PRICES = (0.25, 8.0)
-SHRINK, GROW, LEAST = 0.85, 1.1, 0.05
+SHRINK, GROW, LEAST, MOST = 0.85, 1.1, 0.05, 2.0
 MOST_SWAPS = 3
+FARTHEST = 1e18  # a response whose square is still a float32
 SWAPPED = (0.02, 0.4)  # of the less that two layers keep
 
 Counts = NDArray[np.int64]
@@ -92,7 +93,7 @@ class Space:
         result: Counts = kept.copy()
         left = self.left(kept)
         for layer in order:
-            if min(left.values()) <= 0:
+            if min(left.values()) < 0:
                 break
             here = result[layer : layer + 1].copy()
             most = int(self.high[layer])
@@ -121,7 +122,7 @@ class _Looks:
 def descend(
     start: Counts, distortion: float, space: Space, judge: Judge, *, seed: int
 ) -> Iterator[tuple[Counts, float, float]]:
-    """Search without end; whoever counts the passes stops it.
+    """Search until nothing is left to change; whoever counts the passes stops it before.
 
     Parameters
     ----------
@@ -142,14 +143,16 @@ def descend(
     random = np.random.default_rng(seed)
     point, best = start, distortion
     scale, turn = 1.0, 0
-    while True:
+    born = True
+    while born and best != 0:
         looks = _look_around(point, space, judge, scale, turn % judge.parts, random)
-        before = best
+        before, born = best, False
         for known, patience in ((looks, PATIENCE), (None, WAIT)):
             failed = 0
             while failed < patience:
                 turn += 1
                 children = _children(point, known, space, random)
+                born = born or len(children) > 0
                 marks = [judge.look(child, turn % judge.parts)[0] for child in children]
                 order = np.argsort(marks, kind="stable")[:SURVIVORS].tolist()
                 failed += 1
@@ -159,9 +162,11 @@ def descend(
                     if found < best:
                         parent, best, failed = children[child], found, 0
                 point = parent
-                yield point, best, marks[order[0]] if order else best
+                if order:
+                    yield point, best, marks[order[0]]
             if known is not None:
-                scale = max(LEAST, scale * (GROW if best < before else SHRINK))
+                gained = best < before
+                scale = min(max(LEAST, scale * (GROW if gained else SHRINK)), MOST)
         turn += 1
 
 
@@ -172,11 +177,16 @@ def _look_around(
     scale: float,
     part: int,
     random: np.random.Generator,
-) -> _Looks:
-    """Look at layers keeping other numbers of weights: all, or as many random ones as is fair."""
+) -> _Looks | None:
+    """Look at layers keeping other numbers of weights: all, or as many random ones as is fair.
+
+    What makes the output overflow is left out; None if the point itself does, on this part.
+    """
     distortion, error = judge.look(point, part)
-    count = max(ROUND * judge.parts // (2 * len(STEPS)), 1)
-    layers = np.sort(random.permutation(len(point))[:count])
+    if not _usable(distortion, error):
+        return None
+    fair = max(ROUND * judge.parts // (2 * len(STEPS)), 1)
+    layers = np.sort(random.permutation(len(point))[:fair])
     found = _Looks(layers, error, [], [], [])
     for layer in layers.tolist():
         here = int(point[layer])
@@ -187,22 +197,24 @@ def _look_around(
         ]
         most, least = int(space.high[layer]), int(space.low[layer])
         wanted = {min(max(round(max(here, 1) * np.exp(step)), least), most) for step in steps}
-        options = sorted(wanted | {here})
-        changes, rises = [], []
-        for count in options:
-            if count == here:
-                changes.append(np.zeros_like(error))
-                rises.append(0.0)
-                continue
+        options, changes, rises = [here], [np.zeros_like(error)], [0.0]
+        for count in sorted(wanted - {here}):
             other = point.copy()
             other[layer] = count
             there, response = judge.look(other, part)
-            changes.append(response - error)
-            rises.append(there - distortion)
-        found.options.append(np.array(options, np.int64))
-        found.changes.append(np.array(changes))
-        found.rises.append(np.array(rises))
+            if _usable(there, response):
+                options.append(count)
+                changes.append(response - error)
+                rises.append(there - distortion)
+        order = np.argsort(options)
+        found.options.append(np.array(options, np.int64)[order])
+        found.changes.append(np.array(changes)[order])
+        found.rises.append(np.array(rises)[order])
     return found
+
+
+def _usable(distortion: float, response: NDArray[np.float64]) -> bool:
+    return bool(np.isfinite(distortion) and (np.abs(response) < FARTHEST).all())
 
 
 def _children(

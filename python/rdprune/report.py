@@ -223,10 +223,10 @@ def rounds_table(found: Refined) -> Table:
 
 def gain(found: Refined | Searched, output: Path) -> str:
     """Say what `refine` or `search` gained, and where it is."""
-    less = 1 - found.allocation.distortion / found.start if found.start else 0.0
+    end = found.allocation.distortion
+    change = f" ({share(end / found.start - 1)})" if min(end, found.start) > 0 else ""
     return (
-        f"distortion {number(found.start)} -> {number(found.allocation.distortion)} "
-        f"({share(-less)}) in {found.passes} passes"
+        f"distortion {number(found.start)} -> {number(end)}{change} in {found.passes} passes"
         + (f", {found.found} of the measurements found in the store" if found.found else "")
         + f"; written to {output}"
     )

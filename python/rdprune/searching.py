@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from operator import index
 from os import PathLike
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from torch import nn
 from rdprune.allocators import as_allocation
 from rdprune.baselines import erk, global_magnitude, lamp, uniform
 from rdprune.batches import Forward, Runner, preserved, read
-from rdprune.compared import features_of
+from rdprune.compared import features_of, in_question
 from rdprune.criteria import SampleErrors, parse
 from rdprune.descent import Counts, Space, descend
 from rdprune.grid import check_layers, layer_macs
@@ -31,6 +32,7 @@ from rdprune_core.budget import Amount, Budget
 
 PARTS: Final = 8
 PROJECTION: Final = 1024
+OUTSIDE: Final = 3  # passes for multiply-accumulates and the dense outputs, whole and in parts
 STEP: Final = "searching"  # what the progress bar calls a pass
 STARTS: Final = (uniform, erk, global_magnitude, lamp)
 
@@ -66,7 +68,8 @@ class Searched:
         True distortion of the best starting point.
     generations : tuple of Generation
     passes : int
-        Runs of the network over all batches in all, those that the store saved among them.
+        Runs of the network over all batches in all, parts as parts, those that the store saved
+        among them.
     found : int
         Measurements that the store had.
     """
@@ -110,15 +113,18 @@ def search(
     model : torch.nn.Module
         The dense model.
     batches : iterable
-        Calibration batches, as for `measure`; at least eight samples.
+        Calibration batches, as for `measure`. Looks are on parts of them: whole batches where there
+        are eight or more, else pieces, which have the rows of every tensor that is as long as the
+        batch has samples. Where the model does not take such pieces, the batches are the parts.
     allocation : Allocation, optional
-        One more start, by magnitude, with its budget; the others are what uniform, ERK, global
-        magnitude and LAMP keep.
+        One more start, with its budget; the others are what uniform, ERK, global magnitude and
+        LAMP keep. Starts beyond the budget, floors or caps are left out.
     budget, sparsity : optional
         As for `rdprune_core.allocate`, of the costs ``params`` and ``macs``; without `allocation`,
         or for another budget than its own.
     passes : int
-        Most runs of the network over all samples in all.
+        Most runs of the network over all samples in all. The search ends before where there is
+        nothing left to change.
     recovery : str, optional
         ``"none"`` or ``"batchnorm"``, as for `measure`; by default the allocation's, or none.
     distortion : str or callable, optional
@@ -128,12 +134,14 @@ def search(
     ignore, layers : str or iterable of str
         As for `measure`; without `allocation`.
     forward : callable, optional
-        ``forward(model, batch)`` replaces the call of the model.
+        ``forward(model, batch)`` replaces the call of the model; by default the `features` that
+        were measured for the allocation.
     seed : int
     store : path, optional
         Run folder that keeps every measurement: the same call goes on where one was stopped.
     on_generation : callable, optional
-        Called with what was found so far.
+        Called with what was found so far, after every generation that found something better; the
+        model is pruned then.
     progress : bool
         Show a progress bar on stderr.
 
@@ -155,8 +163,11 @@ def search(
             f"recovery is {state!r}: fitting weights or biases for every child would cost too "
             "much; use 'none' or 'batchnorm', or refine"
         )
-    if passes < 1 + len(STARTS):
-        raise ValueError(f"passes is {passes}, must be at least {1 + len(STARTS)}")
+    if index(passes) < OUTSIDE + 1:
+        raise ValueError(f"passes is {passes}, must be at least {OUTSIDE + 1}")
+    if index(seed) < 0:
+        raise ValueError(f"seed is {seed}, must not be negative")
+    forward = in_question(known, forward)
     kind = known.get("distortion", "mse") if distortion is None else distortion
     if allocation is None:
         found = prunable(model, ignore=ignore, layers=layers)
@@ -169,10 +180,16 @@ def search(
     with recovered(model, state), preserved(model):
         macs = layer_macs(found, Runner(model, data, forward, seed))
     about = _about(model, found, parse(kind).name, state, seed, forward)
+    starts = [] if allocation is None else [expected_kept(found, allocation)]
     table, low, high = ends(found, macs, floors or {}, caps or {}, about)
     within = space(table, low, high, allocation, budget, sparsity)
-    starts = [] if allocation is None else [expected_kept(found, allocation)]
     starts += [start(method, found, within) for method in STARTS]
+    points = _points(starts, within)
+    if passes < OUTSIDE + len(points):
+        raise ValueError(
+            f"passes is {passes}, must be at least {OUTSIDE + len(points)}: multiply-accumulates, "
+            f"the dense outputs, whole and in parts, and {len(points)} starts"
+        )
     with (
         trial(
             model,
@@ -188,9 +205,10 @@ def search(
         ) as network,
         progress_bar(passes, progress) as meter,
     ):
+        network.spend(1)  # for the multiply-accumulates
         judge = _Judge(list(found), network, passes, meter)
         searched = _Progress(found, table, within, network, on_generation)
-        return _run(judge, searched, starts, within, seed)
+        return _run(judge, searched, points, within, seed)
 
 
 class _SpentError(Exception):
@@ -259,9 +277,11 @@ class _Progress:
 
     def note(self, kept: Counts, distortion: float, predicted: float) -> None:
         """Note a generation."""
+        assert self._best is not None
+        better = distortion < self._best[1]
         self._best = kept, distortion
         self._generations.append(Generation(predicted, distortion, self._network.passes))
-        if self._tell is not None:
+        if better and self._tell is not None:
             self._tell(self.searched())
 
     def searched(self) -> Searched:
@@ -277,11 +297,15 @@ class _Progress:
         return Searched(found, self._start, generations, self._network.passes, self._network.found)
 
 
+def _points(starts: Iterable[Mapping[str, int]], within: Space) -> list[Counts]:
+    """Return the different starts that are within all bounds."""
+    found = {tuple(start.values()): np.array(list(start.values()), np.int64) for start in starts}
+    return [point for point in found.values() if fitting(point, within)]
+
+
 def _run(
-    judge: _Judge, progress: _Progress, starts: list[dict[str, int]], within: Space, seed: int
+    judge: _Judge, progress: _Progress, points: list[Counts], within: Space, seed: int
 ) -> Searched:
-    points = [np.array(list(counts.values()), np.int64) for counts in starts]
-    points = [point for point in points if fitting(point, within)]
     scores = [judge.score(point) for point in points]
     place = int(np.argmin(scores))
     if not math.isfinite(scores[place]):

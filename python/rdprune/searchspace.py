@@ -13,6 +13,9 @@ from rdprune.magnitude import level_label
 from rdprune_core import Allocation, RDTable, allocate
 from rdprune_core.budget import Amount, Budget, read_amount, read_budgets
 
+FINE = 4096
+"""Parts of all weights to within which a start uses the budget."""
+
 
 def ends(
     layers: Mapping[str, Prunable],
@@ -25,12 +28,16 @@ def ends(
     sizes = np.array([layer.parameter.numel() for layer in layers.values()], np.int64)
     low, high = np.zeros_like(sizes), sizes.copy()
     names = list(layers)
-    for argument, given, ends in (("floors", floors, low), ("caps", caps, high)):
+    for argument, given, limits in (("floors", floors, low), ("caps", caps, high)):
         for name, amount in given.items():
             if name not in layers:
                 raise ValueError(f"{argument}: there is no layer {name!r}; it has {names}")
             place = names.index(name)
-            ends[place] = read_amount(f"{argument} of {name!r}", amount, int(sizes[place]))
+            size = int(sizes[place])
+            bound = read_amount(f"{argument} of {name!r}", amount, size)
+            if bound > size and argument == "floors":
+                raise ValueError(f"floors of {name!r} is {bound}, above the layer's {size} weights")
+            limits[place] = min(bound, size)
     if (low > high).any():
         place = int(np.argmax(low > high))
         raise ValueError(
@@ -82,23 +89,24 @@ def start(
     layers: Mapping[str, Prunable],
     within: Space,
 ) -> dict[str, int]:
-    """Return what a method keeps, as much as the budget and the bounds of the layers allow."""
+    """Return what a method keeps, about as much as the budget and the layers' bounds allow."""
 
     def kept(total: int) -> Counts:
         counts = np.array(list(method(layers, total).values()), np.int64)
         return np.clip(counts, within.low, within.high)
 
-    fewest, most = 0, int(within.sizes.sum())
-    most = min(most, within.budget.get("params", most))
-    if min(within.left(kept(most)).values()) < 0:
-        while most - fewest > 1:
+    def fits(total: int) -> bool:
+        return min(within.left(kept(total)).values()) >= 0
+
+    whole = int(within.sizes.sum())
+    best = min(within.budget.get("params", whole), whole)
+    if not fits(best) or (within.low > 0).any() or (within.high < within.sizes).any():
+        fewest, most = 0, whole + 1
+        while most - fewest > max(whole // FINE, 1):
             middle = (fewest + most) // 2
-            if min(within.left(kept(middle)).values()) < 0:
-                most = middle
-            else:
-                fewest = middle
-        most = fewest
-    return dict(zip(layers, kept(most).tolist(), strict=True))
+            fewest, most = (middle, most) if fits(middle) else (fewest, middle)
+        best = fewest
+    return dict(zip(layers, kept(best).tolist(), strict=True))
 
 
 def fitting(kept: Counts, within: Space) -> bool:

@@ -11,10 +11,11 @@ from os import PathLike
 from typing import Any, Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rdprune.batches import Forward, Runner, cut, preserved
+from rdprune.batches import Forward, Runner, parts_of, preserved
 from rdprune.criteria import SampleErrors, parse
 from rdprune.distortion import Measurement, Reference
 from rdprune.layers import Prunable, named_layers
@@ -27,6 +28,7 @@ from rdprune.store import Shelf, Store
 from rdprune.sweeping import Sweep, open_shelf, sign
 from rdprune_core import RDTable
 
+TOGETHER: Final = 4  # samples of a piece, where BatchNorm takes their statistics
 WHOLE: Final = ""  # where the store keeps measurements of the network as it is
 
 
@@ -142,6 +144,10 @@ class Trial:
         shelf = None if sweep.shelf is None else sweep.shelf.around(self._place)
         return self._run(sweep, shelf)
 
+    def spend(self, passes: int) -> None:
+        """Count runs of the network that were made elsewhere."""
+        self._passes += passes
+
     def offset(self, part: int) -> NDArray[np.float64] | None:
         """Return what the responses on a part of the samples are added to."""
         return self._parts[part].reference.offset
@@ -206,6 +212,42 @@ class Trial:
         return lambda option: order_mask(order, option.kept, shape)
 
 
+def _same_rows(parts: Sequence[Sweep], whole: Sweep) -> bool:
+    """Whether parts give the dense outputs of the whole, but for rounding."""
+    rows = torch.cat([out.flatten() for part in parts for out in part.reference.outputs])
+    dense = torch.cat([out.flatten() for out in whole.reference.outputs])
+    return rows.shape == dense.shape and torch.allclose(rows, dense, rtol=1e-3, atol=1e-4)
+
+
+def _few(
+    sweep: Callable[[tuple[Any, ...]], Sweep],
+    whole: Sweep,
+    data: tuple[Any, ...],
+    parts: int,
+    recovery: str,
+) -> tuple[list[Sweep], int]:
+    """Return the parts of the samples, and the passes that finding them took.
+
+    They are of whole batches where pieces are not what they should be.
+
+    A piece must give the rows of the whole, the same ones where it does not matter which samples
+    are together.
+    """
+    if fits(recovery):
+        raise ValueError(f"parts are of networks that are not fitted, not in the state {recovery}")
+    together = "batchnorm" in recovery
+    if len(data) < parts:
+        try:
+            found = [sweep(part) for part in parts_of(data, parts, TOGETHER if together else 1)]
+        except (ValueError, RuntimeError):  # the model does not take them
+            found = []
+        rows = sum(part.reference.samples for part in found)
+        if rows == whole.reference.samples and (together or _same_rows(found, whole)):
+            return found, 1
+    cut = len(data) < parts
+    return [sweep(part) for part in parts_of(data, min(parts, len(data)))], 2 if cut else 1
+
+
 @contextmanager
 def trial(
     model: nn.Module,
@@ -242,8 +284,9 @@ def trial(
     store : path, optional
         Run folder that has, and gets, what was measured.
     parts : int
-        Parts of the samples to be looked at, at least so many if there are as many samples; only
-        where the recovery changes no weights.
+        Parts of the samples to be looked at, where the recovery changes no weights: at least so
+        many if there are as many samples and batches can be cut, else the batches. Responses are
+        then of the parts alone.
     """
     with ExitStack() as stack:
         stack.enter_context(saved_weights(layer.parameter for layer in layers.values()))
@@ -252,7 +295,7 @@ def trial(
         kind = parse(distortion)
         opened = None if store is None else stack.enter_context(Store(store))
 
-        def sweep(batches: tuple[Any, ...]) -> Sweep:
+        def sweep(batches: tuple[Any, ...], projection: int = projection) -> Sweep:
             runner = Runner(model, batches, forward, seed)
             reference = Reference(
                 runner.outputs(),
@@ -267,8 +310,8 @@ def trial(
             signed = sign(runner, reference, distortion=kind.name, recovery=recovery)
             return Sweep(runner, reference, shelf=open_shelf(opened, signed, reference))
 
-        whole = sweep(data)
-        few = [sweep(part) for part in cut(data, parts)] if parts else []
+        whole = sweep(data, 0 if parts else projection)
+        few, passes = _few(sweep, whole, data, parts, recovery) if parts else ([], 0)
         runner, reference = whole.runner, whole.reference
         twin = unmasked_copy(model) if fits(recovery) else None
         prefix = Prefix(runner, reference, layers) if reuse else None
@@ -280,4 +323,6 @@ def trial(
             pair = (named_layers(twin, layers, "table"), Runner(twin, data, forward, seed))
             writer = Writer(layers, runner, recovery, pair)
             stack.enter_context(writer.saved())
-        yield Trial(layers, Sweep(runner, reference, prefix, whole.shelf), writer, few)
+        network = Trial(layers, Sweep(runner, reference, prefix, whole.shelf), writer, few)
+        network.spend(passes)
+        yield network

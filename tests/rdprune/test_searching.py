@@ -12,14 +12,14 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from rdprune import search, verify
+from rdprune import descent, features, measure, search, verify
 from rdprune.baselines import erk, global_magnitude, lamp, uniform
-from rdprune.batches import cut
+from rdprune.batches import parts_of
 from rdprune.cli import app
 from rdprune.descent import Space, _swapped, descend
 from rdprune.layers import prunable
 from rdprune.trial import trial
-from rdprune_core import Allocation, InfeasibleBudgetError
+from rdprune_core import Allocation, InfeasibleBudgetError, allocate
 
 
 def run(network, batches, **options):
@@ -90,6 +90,9 @@ def test_uses_what_the_budget_leaves():
     few = replace(limits, budget={"params": 75, "macs": 1200})
     assert few.filled(kept, [1, 2]).tolist() == [10, 40, 25]
     assert few.filled(kept, [2, 1]).tolist() == [10, 30, 35]
+    free = replace(limits, dense={"params": sizes, "macs": np.array([0, 100, 300])})
+    free = replace(free, budget={"params": 75, "macs": 90})
+    assert free.filled(np.array([5, 30, 20]), [2, 0, 1]).tolist() == [10, 30, 20]
     tight = Space(sizes, np.zeros(3, int), sizes, {"macs": macs}, {"macs": 1100})
     assert tight.left(kept) == {"macs": 10}
     assert tight.filled(kept, [1, 2]).tolist() == [10, 40, 20]
@@ -105,7 +108,8 @@ def test_a_swap_keeps_the_budget():
     random = np.random.default_rng(0)
     start = np.array([5, 30, 2085])
     children = [_swapped(start, limits, random) for _ in range(300)]
-    assert all(child.sum() == 2120 for child in children)
+    assert all(child.sum() <= 2120 for child in children)
+    assert sum(child.sum() == 2120 for child in children) > 250
     assert all((child >= limits.low).all() and (child <= limits.high).all() for child in children)
     assert len({tuple(child) for child in children}) > 20
 
@@ -155,14 +159,12 @@ def test_counts_passes(network, batches):
 
     found = run(network, batches, forward=forward, passes=30)
     total = sum(len(x) for x, _ in batches)
-    # Counting multiply-accumulates takes a pass, and the parts' dense outputs one more.
-    assert found.passes - 1 < samples / total - 2 <= found.passes == 30
+    assert found.passes - 1 < samples / total <= found.passes == 30
 
 
 def test_goes_on_where_it_was_stopped(network, batches, tmp_path, interrupting):
     """A stopped run's measurements are found; the result is that of a run without a stop."""
     expected = numbers(run(network, batches, passes=30))
-    seen = []
     with pytest.raises(KeyboardInterrupt):
         run(
             network,
@@ -170,7 +172,6 @@ def test_goes_on_where_it_was_stopped(network, batches, tmp_path, interrupting):
             passes=30,
             forward=interrupting(90, KeyboardInterrupt()),
             store=tmp_path,
-            on_generation=seen.append,
         )
     forward = interrupting(10**6, KeyboardInterrupt())
     found = run(network, batches, passes=30, forward=forward, store=tmp_path)
@@ -179,7 +180,6 @@ def test_goes_on_where_it_was_stopped(network, batches, tmp_path, interrupting):
     again = run(network, batches, passes=30, forward=forward, store=tmp_path)
     assert numbers(again) == expected
     assert again.found > found.found
-    assert seen[-1].allocation.distortion >= found.allocation.distortion
 
 
 def test_seeds(network, batches):
@@ -232,7 +232,13 @@ def test_failure_leaves_the_model(network, batches, fingerprint, interrupting, e
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"passes": 4}, "passes is 4, must be at least 5"),
+        ({"passes": 3}, "passes is 3, must be at least 4"),
+        ({"passes": 6}, "passes is 6, must be at least 7: .* and 4 starts"),
+        ({"seed": -1}, "seed is -1"),
+        (
+            {"floors": {"linear.weight": 31}},
+            "floors of 'linear.weight' is 31, above the layer's 30",
+        ),
         ({"recovery": "bias"}, "recovery is 'bias'.*refine"),
         ({"recovery": "magic"}, "recovery is 'magic'"),
         ({"sparsity": None}, "budget"),
@@ -252,7 +258,7 @@ def test_refuses_what_is_out_of_reach(network, batches):
     """A budget below the floors says what can be reached."""
     with pytest.raises(InfeasibleBudgetError, match="least"):
         run(network, batches, sparsity=0.9, floors={"conv2.weight": "100%"})
-    a = run(network, batches, passes=5).allocation
+    a = run(network, batches, passes=8).allocation
     with pytest.raises(ValueError, match="another model"):
         search(nn.Sequential(nn.Linear(3, 3)), batches, a, progress=False)
     with pytest.raises(ValueError, match="without an allocation"):
@@ -262,16 +268,19 @@ def test_refuses_what_is_out_of_reach(network, batches):
 def test_parts_have_every_sample_once():
     """Whole batches where there are enough of them, else pieces, with what belongs to them."""
     batches = tuple((torch.arange(10 * i, 10 * i + 3), {"scale": torch.ones(2)}) for i in range(9))
-    parts = cut(batches, 4)
+    parts = parts_of(batches, 4)
     assert sorted(int(x) for part in parts for b in part for x in b[0]) == sorted(
         int(x) for b in batches for x in b[0]
     )
     assert len(parts) == 4
-    pieces = cut(batches[:3], 8)
+    pieces = parts_of(batches[:3], 8)
     assert [len(part) for part in pieces] == [1] * 9
     assert torch.equal(torch.cat([p[0][0] for p in pieces]), torch.cat([b[0] for b in batches[:3]]))
     assert all(torch.equal(part[0][1]["scale"], torch.ones(2)) for part in pieces)
-    few = cut(({"x": torch.zeros(2, 5), "labels": torch.arange(2)},), 8)
+    uneven = parts_of((torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(60, 3)), 8)
+    assert len(uneven) >= 8
+    assert max(len(part[0]) for part in uneven) < 10
+    few = parts_of(({"x": torch.zeros(2, 5), "labels": torch.arange(2)},), 8)
     assert [part[0]["labels"].tolist() for part in few] == [[0], [1]]
 
 
@@ -283,14 +292,14 @@ def test_a_look_is_of_the_part(network, batches):
         network, layers, tuple(batches), "mse", seed=0, recovery="none", projection=0,
         forward=None, parts=8,
     ) as whole:  # fmt: skip
-        assert whole.parts == 8
+        assert whole.parts >= 8
         whole.prune(half)
-        looks = [whole.look(part) for part in range(8)]
+        looks = [whole.look(part) for part in range(whole.parts)]
         sizes = [len(look.errors) for look in looks]
         mean = sum(look.distortion * n for look, n in zip(looks, sizes, strict=True)) / sum(sizes)
         assert sum(sizes) == 10
         assert mean == pytest.approx(whole.measure().distortion, rel=1e-5)
-    part = tuple(cut(tuple(batches), 8)[0])
+    part = tuple(parts_of(tuple(batches), 8, 4)[0])
     with trial(
         network, layers, part, "mse", seed=0, recovery="batchnorm", projection=0, forward=None
     ) as alone:
@@ -321,3 +330,107 @@ def test_the_command(mine):
     assert "in 30 passes" in text
     report = json.loads(invoke("verify", *mine, "--allocation", "s.json", "--json", "-"))
     assert report["ratio"] == pytest.approx(1, rel=1e-4)
+
+
+def test_ends_where_nothing_is_left_to_change(network, batches):
+    """All weights, none, or one layer: the search ends by itself."""
+    for options in ({"sparsity": 0.0}, {"sparsity": 1.0}, {"layers": ["linear.weight"]}):
+        found = run(network, batches, **options)
+        assert found.passes < 60
+        assert found.allocation.cost["params"] == found.allocation.budget["params"]
+
+
+class Fragile(nn.Module):
+    """A network whose output is NaN where too little is left."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 12), nn.Linear(12, 3)
+
+    def forward(self, x):
+        return torch.log(self.b(torch.relu(self.a(x))) + 0.6)
+
+
+def test_what_overflows_is_no_step(monkeypatch):
+    """Looks that are not finite are left out, and the search goes on."""
+    torch.manual_seed(3)
+    model = Fragile()
+    x = torch.randn(400, 6)
+    with torch.no_grad():
+        x = x[model(x).isfinite().all(dim=1)][:32]
+    usable, seen = descent._usable, []
+    monkeypatch.setattr(descent, "_usable", lambda *look: seen.append(usable(*look)) or seen[-1])
+    found = search(model, [x], sparsity=0.4, passes=40, progress=False)
+    assert set(seen) == {True, False}
+    assert found.allocation.distortion <= found.start
+    assert found.passes == 40
+
+
+class Masked(nn.Module):
+    """A network with a square mask beside its inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 4)
+
+    def forward(self, x, mask):
+        return self.b(torch.tanh(mask @ self.a(x)))
+
+
+@pytest.mark.parametrize("size", [7, 8])
+def test_batches_that_cannot_be_cut_are_the_parts(size):
+    """A mask as long as the batch is no row a sample; what is counted is still what is run."""
+    torch.manual_seed(4)
+    model = Masked()
+    rows = [{"x": torch.randn(8, size, 6), "mask": torch.ones(size, size).tril()} for _ in "ab"]
+    runs = 0
+
+    def forward(model, batch):
+        nonlocal runs
+        runs += len(batch["x"])
+        return model(**batch)
+
+    found = search(model, rows, sparsity=0.5, passes=30, forward=forward, progress=False)
+    assert found.passes - 1 < runs / 16 <= found.passes == 30
+    assert found.allocation.distortion < found.start
+
+
+def test_time_first_batches_are_not_cut(network):
+    """Where the batch is the second dimension, pieces would have all rows: batches are parts."""
+    torch.manual_seed(5)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    rows = [torch.randn(9, 4, 6) for _ in range(3)]
+    layers = prunable(model)
+    with trial(
+        model, layers, tuple(rows), "mse", seed=0, recovery="none", projection=0, parts=8,
+        forward=lambda model, batch: model(batch).mean(0),
+    ) as whole:  # fmt: skip
+        assert whole.parts == 3
+
+
+@pytest.mark.parametrize("samples", [1, 3, 8, 15])
+def test_few_samples_under_batch_statistics(samples):
+    """No piece is so small that BatchNorm has no statistics."""
+    torch.manual_seed(6)
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    rows = [torch.randn(samples + 1, 6)]
+    found = search(model, rows, sparsity=0.5, recovery="batchnorm", passes=30, progress=False)
+    assert found.allocation.distortion <= found.start
+
+
+def test_goes_by_the_features_that_were_measured(network, batches):
+    """An allocation of a module's output is searched by that output, and says so."""
+    options = {"forward": features("bn2"), "ignore": "linear", "progress": False}
+    table = measure(network, batches, levels=9, **options)
+    a = allocate(table, sparsity=0.6)
+    found = search(network, batches, a, passes=20, progress=False)
+    assert found.start <= verify(network, batches, a).true * (1 + 1e-6)
+    assert verify(network, batches, found.allocation).ratio == pytest.approx(1, rel=1e-5)
+
+
+def test_a_cap_above_the_size_is_the_size(network, batches):
+    """What a cap does not bind stays free, and what it does is used up elsewhere."""
+    found = run(network, batches, caps={"linear.weight": 10**6}, passes=20)
+    assert found.allocation.layer_costs["params"][2] <= 30
+    found = run(network, batches, sparsity=0.5, caps={"conv1.weight": 2}, passes=8)
+    assert found.allocation.cost["params"] > 0.9 * found.allocation.budget["params"]

@@ -63,8 +63,6 @@ METHODS: Final = {
 """Plain first. Of several runs the dearest one's work, time and memory are told."""
 FEWER: Final = 15
 """Passes of the plain loop over those of a search, which has 8 at least."""
-OUTSIDE: Final = 2
-"""Passes of a search that it does not count: multiply-accumulates, outputs of parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,9 +214,7 @@ def _measured(
         layers = rdprune.prunable(model, **network.arguments)
         plain = 2 + len(layers) * (levels - 1)
         (sparsity,) = group
-        return network.search(
-            model, batches, sparsity=sparsity, passes=max(plain // FEWER - OUTSIDE, 8)
-        )
+        return network.search(model, batches, sparsity=sparsity, passes=max(plain // FEWER, 8))
     chosen: dict[str, Any] = {"levels": levels}
     if method.targets:
         budgets = [f"{round(100 * (1 - sparsity), 9)}%" for sparsity in group]

@@ -19,7 +19,7 @@ from rdprune.bench.evolution import Counts, evolve
 from rdprune.bench.recovery import load
 from rdprune.layers import Prunable, prunable
 from rdprune.picture import canvas, write
-from rdprune.searching import STARTS
+from rdprune.searching import OUTSIDE, STARTS
 from rdprune.spdy import spdy
 from rdprune.trial import Trial, trial
 from rdprune_core import Allocation, RDTable
@@ -178,7 +178,7 @@ def _searched(
         seed=curve.seed,
         progress=False,
     )
-    curve.note(1 + len(STARTS), found.start)
+    curve.note(OUTSIDE + len(STARTS), found.start)
     for entry in found.generations:
         curve.note(entry.passes, entry.distortion)
     return _kept(found.allocation)
