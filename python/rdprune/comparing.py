@@ -21,11 +21,13 @@ from rdprune.masking import expected_kept
 from rdprune.progress import progress_bar
 from rdprune.recovery import NotFiniteError, batchnorms, fits, repair_, unmasked_copy
 from rdprune.refining import refine
+from rdprune.searching import search
 from rdprune.trial import table_layers
 from rdprune_core import Allocation, RDTable, allocate, predictions
 
 METHODS = ("dense", "rdprune", "joint", *BASELINES)
-ALL_METHODS = ("dense", "rdprune", "joint", "refined", *ALLOCATORS)
+ALL_METHODS = ("dense", "rdprune", "joint", "refined", "searched", *ALLOCATORS)
+SEARCH = 200  # passes of "searched"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,8 @@ class CompareRow:
     ----------
     method : str
         ``"dense"``; ``"rdprune"``, the additive optimum; ``"joint"``, that of the joint objective;
-        ``"refined"``, what `refine` makes of the better of them; or the name of a baseline.
+        ``"refined"``, what `refine` makes of the better of them;
+        ``"searched"``, what `search` finds from the first; or the name of a baseline.
     sparsity : float
         Sparsity asked for; 0 for the dense network.
     kept : int
@@ -86,8 +89,8 @@ def compare(
     """Prune by each method to the same number of weights, and run the network.
 
     At each sparsity the additive allocation of the table is computed, and all baselines keep as
-    many weights in all as it does, in the layers of the table; ``"joint"`` and ``"refined"`` have
-    the same budget. The model is left exactly as it
+    many weights in all as it does, in the layers of the table; ``"joint"``, ``"refined"`` and
+    ``"searched"`` have the same budget. The model is left exactly as it
     was, also after an error or an interrupt.
 
     Parameters
@@ -106,8 +109,9 @@ def compare(
         ``forward(model, batch)`` replaces the call of the model; by default the `features` that
         were measured, which have no top-1.
     methods : sequence of str
-        Some of ``ALL_METHODS``; by default ``METHODS``, all but the slower ``"refined"``, ``"owl"``
-        and ``"spdy"``; and ``"joint"`` only of a table with responses.
+        Some of ``ALL_METHODS``; by default ``METHODS``, all but the slower ``"refined"``,
+        ``"searched"`` (200 passes), ``"owl"`` and ``"spdy"``; and ``"joint"`` only of a table with
+        responses.
     distortion : str or callable, optional
         By default that of the table; needed again where that is a callable.
     progress : bool
@@ -131,9 +135,15 @@ def compare(
     forward = in_question(table.metadata, forward)
     data = read(batches)
 
-    def refined(sparsity: float) -> Allocation:
+    def refined(allocation: Allocation) -> Allocation:
         return refine(
-            model, data, table, sparsity=sparsity, forward=forward, distortion=distortion,
+            model, data, table, allocation, forward=forward, distortion=distortion,
+            progress=progress,
+        ).allocation  # fmt: skip
+
+    def searched(allocation: Allocation) -> Allocation:
+        return search(
+            model, data, allocation, forward=forward, distortion=distortion, passes=SEARCH,
             progress=progress,
         ).allocation  # fmt: skip
 
@@ -142,7 +152,7 @@ def compare(
             model, layers, 0, data, forward,
             table.metadata.get("recovery", "none"), int(table.metadata.get("seed", 0)),
         ),
-        table, sparsities, methods, refined,
+        table, sparsities, methods, {"refined": refined, "searched": searched},
     )  # fmt: skip
     further = None if heldout is None else read(heldout)
     rows = []
@@ -186,7 +196,7 @@ def _plans(
     table: RDTable,
     sparsities: Sequence[float],
     methods: Sequence[str],
-    refined: Callable[[float], Allocation],
+    further: Mapping[str, Callable[[Allocation], Allocation]],
 ) -> list[_Plan]:
     for method in methods:
         if method not in ALL_METHODS:
@@ -205,14 +215,14 @@ def _plans(
                 ours = allocation
             elif method == "joint":
                 ours = allocate(table, sparsity=sparsity, objective="joint")
-            elif method == "refined":
-                ours = refined(sparsity)
+            elif method in further:
+                ours = further[method](allocation)
             else:
                 if method in ALLOCATORS:
                     same = replace(problem, kept_total=total)
                     plans.append(_Plan(method, sparsity, counts(method, same)))
                 continue
-            predicted = predictions(table, ours)
+            predicted = (None, None) if method == "searched" else predictions(table, ours)
             plans.append(_Plan(method, sparsity, expected_kept(layers, ours), predicted))
     return plans
 

@@ -127,6 +127,21 @@ def test_refined_is_best_in_the_state_it_was_measured_in(network, batches, finge
         assert row.distortion == pytest.approx(report.before, rel=1e-4)
 
 
+def test_searched_has_the_same_weights_and_distorts_less(network, batches, fingerprint):
+    """A search goes on from the additive optimum, by its true distortion."""
+    table = measure(network, batches, levels=9, progress=False)
+    before = fingerprint(network)
+    rows = compare(
+        network, batches, table, sparsities=[0.6], methods=["searched", "rdprune"], progress=False
+    )
+    assert fingerprint(network) == before
+    searched, ours = rows
+    assert searched.method == "searched"
+    assert ours.kept <= searched.kept <= 0.4 * sum(table.dense["params"]) + 1
+    assert searched.distortion < ours.distortion
+    assert searched.predicted is None
+
+
 def test_without_responses_there_is_no_joint_row(network, batches):
     """A table without responses has no joint objective to compare."""
     table = measure(network, batches, levels=5, responses=0, progress=False)

@@ -174,7 +174,7 @@ def compare(
         list[str] | None,
         typer.Option(
             help="dense, rdprune, joint, uniform, uniform_plus, erk, global_magnitude, lamp; and, "
-            "slower and not by default, refined, owl, spdy. Repeatable."
+            "slower and not by default, refined, searched, owl, spdy. Repeatable."
         ),
     ] = None,
     heldout: Annotated[
