@@ -21,17 +21,21 @@ from rdprune.criteria import SampleErrors, parse
 from rdprune.descent import Counts, Space, descend
 from rdprune.grid import check_layers, layer_macs
 from rdprune.layers import Prunable, named_layers, prunable, signature
+from rdprune.looking import first_look
 from rdprune.masking import expected_kept
 from rdprune.options import MASK
 from rdprune.progress import Meter, progress_bar
-from rdprune.recovery import fits, recovered, spelled
-from rdprune.searchspace import ends, fitting, space, start
+from rdprune.recovery import batchnorms, fits, recovered, spelled
+from rdprune.searchspace import ends, first_optimum, fitting, space, start
 from rdprune.trial import Trial, trial
 from rdprune_core import Allocation, RDTable, __version__
 from rdprune_core.budget import Amount, Budget
 
 PARTS: Final = 8
 PROJECTION: Final = 1024
+PROBES: Final = 8
+LOOK: Final = 2 + 2 * PROBES  # passes of a first look; one backward takes as long as two
+LOOK_FROM: Final = 100  # passes for which a first look pays
 OUTSIDE: Final = 3  # passes for multiply-accumulates and the dense outputs, whole and in parts
 STEP: Final = "searching"  # what the progress bar calls a pass
 STARTS: Final = (uniform, erk, global_magnitude, lamp)
@@ -118,7 +122,9 @@ def search(
         batch has samples. Where the model does not take such pieces, the batches are the parts.
     allocation : Allocation, optional
         One more start, with its budget; the others are what uniform, ERK, global magnitude and
-        LAMP keep. Starts beyond the budget, floors or caps are left out.
+        LAMP keep and, of networks without BatchNorm that can be differentiated and for 100 passes
+        or more, the optimum of a `first_look` of 8 probes, which counts as 18. Starts beyond the
+        budget, floors or caps are left out.
     budget, sparsity : optional
         As for `rdprune_core.allocate`, of the costs ``params`` and ``macs``; without `allocation`,
         or for another budget than its own.
@@ -181,9 +187,12 @@ def search(
         macs = layer_macs(found, Runner(model, data, forward, seed))
     about = _about(model, found, parse(kind).name, state, seed, forward)
     starts = [] if allocation is None else [expected_kept(found, allocation)]
-    table, low, high = ends(found, macs, floors or {}, caps or {}, about)
-    within = space(table, low, high, allocation, budget, sparsity)
+    corners, low, high = ends(found, macs, floors or {}, caps or {}, about)
+    within = space(corners, low, high, allocation, budget, sparsity)
     starts += [start(method, found, within) for method in STARTS]
+    looked = passes >= LOOK_FROM and not batchnorms(model)
+    if looked:
+        starts += _looked(model, data, found, within, forward, seed)
     points = _points(starts, within)
     if passes < OUTSIDE + len(points):
         raise ValueError(
@@ -206,8 +215,9 @@ def search(
         progress_bar(passes, progress) as meter,
     ):
         network.spend(1)  # for the multiply-accumulates
+        network.spend(LOOK if looked else 0)
         judge = _Judge(list(found), network, passes, meter)
-        searched = _Progress(found, table, within, network, on_generation)
+        searched = _Progress(found, corners, within, network, on_generation)
         return _run(judge, searched, points, within, seed)
 
 
@@ -295,6 +305,30 @@ class _Progress:
         )
         generations = tuple(self._generations)
         return Searched(found, self._start, generations, self._network.passes, self._network.found)
+
+
+def _looked(
+    model: nn.Module,
+    data: tuple[Any, ...],
+    layers: Mapping[str, Prunable],
+    within: Space,
+    forward: Forward | None,
+    seed: int,
+) -> list[dict[str, int]]:
+    """Return the optimum of a first look; none of a model that cannot be differentiated."""
+    try:
+        look = first_look(
+            model,
+            data,
+            probes=PROBES,
+            layers=tuple(layers),
+            forward=forward,
+            seed=seed,
+            progress=False,
+        )
+    except (ValueError, RuntimeError):
+        return []
+    return first_optimum(look, within)
 
 
 def _points(starts: Iterable[Mapping[str, int]], within: Space) -> list[Counts]:

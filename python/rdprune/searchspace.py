@@ -10,7 +10,7 @@ import numpy as np
 from rdprune.descent import Counts, Space
 from rdprune.layers import Prunable
 from rdprune.magnitude import level_label
-from rdprune_core import Allocation, RDTable, allocate
+from rdprune_core import Allocation, InfeasibleBudgetError, RDTable, allocate
 from rdprune_core.budget import Amount, Budget, read_amount, read_budgets
 
 FINE = 4096
@@ -107,6 +107,17 @@ def start(
             fewest, most = (middle, most) if fits(middle) else (fewest, middle)
         best = fewest
     return dict(zip(layers, kept(best).tolist(), strict=True))
+
+
+def first_optimum(look: RDTable, within: Space) -> list[dict[str, int]]:
+    """Return the optimum of a first look, if its options have one within all bounds."""
+    low = {name: int(bound) for name, bound in zip(look.names, within.low, strict=True)}
+    high = {name: int(bound) for name, bound in zip(look.names, within.high, strict=True)}
+    try:
+        found = allocate(look, dict(within.budget), floors=low, caps=high)
+    except InfeasibleBudgetError:
+        return []
+    return [dict(zip(look.names, found.layer_costs["params"].tolist(), strict=True))]
 
 
 def fitting(kept: Counts, within: Space) -> bool:

@@ -434,3 +434,23 @@ def test_a_cap_above_the_size_is_the_size(network, batches):
     assert found.allocation.layer_costs["params"][2] <= 30
     found = run(network, batches, sparsity=0.5, caps={"conv1.weight": 2}, passes=8)
     assert found.allocation.cost["params"] > 0.9 * found.allocation.budget["params"]
+
+
+def test_networks_without_batchnorm_start_from_a_first_look(tied, tokens):
+    """Its optimum is one more start, its passes are counted, and bounds and macs hold."""
+    samples = 0
+
+    def forward(model, batch):
+        nonlocal samples
+        samples += len(batch)
+        return model(batch)
+
+    options = {"forward": forward, "progress": False, "budget": {"params": "40%", "macs": "40%"}}
+    found = search(tied, tokens, caps={"hidden.weight": "90%"}, passes=100, **options)
+    assert found.start <= search(tied, tokens, passes=99, **options).start
+    samples = 0
+    found = search(tied, tokens, passes=100, **options)
+    backward = 8  # an eighth of what a first look of eight probes takes, twice
+    assert found.passes == 100
+    assert 75 < samples / 6 + 2 * backward <= 100
+    assert found.allocation.cost["macs"] <= found.allocation.budget["macs"]
