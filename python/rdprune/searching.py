@@ -136,7 +136,7 @@ def search(
     distortion : str or callable, optional
         As for `measure`; by default the allocation's, or ``"mse"``.
     floors, caps : mapping of str to amount, optional
-        Fewest and most weights of layers, such as ``{"fc.weight": "50%"}``.
+        Fewest and most weights of layers, such as ``{"fc": "50%"}``.
     ignore, layers : str or iterable of str
         As for `measure`; without `allocation`.
     forward : callable, optional
@@ -162,7 +162,7 @@ def search(
     InfeasibleBudgetError
         If no allocation keeps within the budget.
     """
-    known: Mapping[str, Any] = {} if allocation is None else allocation.metadata
+    known = _known(model, allocation)
     state = spelled(known.get("recovery", "none") if recovery is None else recovery)
     if fits(state):
         raise ValueError(
@@ -305,6 +305,28 @@ class _Progress:
         )
         generations = tuple(self._generations)
         return Searched(found, self._start, generations, self._network.passes, self._network.found)
+
+
+def _known(model: nn.Module, allocation: Allocation | None) -> Mapping[str, Any]:
+    """Return what an allocation says of how it was measured."""
+    if allocation is None:
+        return {}
+    if not isinstance(allocation, Allocation):
+        kind = type(allocation).__name__
+        raise ValueError(f"allocation is a {kind}, must be an Allocation: Allocation.load(path)")
+    known = allocation.metadata
+    if known.get("mask", MASK) != MASK:
+        raise ValueError(
+            "the allocation has masks of another criterion or shape; search takes single weights "
+            "by magnitude: refine, or give sparsity= or budget= alone"
+        )
+    digest = known.get("model", {}).get("digest")
+    if digest is not None and digest != signature(model)["digest"]:
+        raise ValueError(
+            "the model does not have the weights that were measured for this allocation, or it is "
+            "pruned already: give the dense model that was measured"
+        )
+    return known
 
 
 def _looked(

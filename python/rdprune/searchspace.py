@@ -28,15 +28,19 @@ def ends(
     sizes = np.array([layer.parameter.numel() for layer in layers.values()], np.int64)
     low, high = np.zeros_like(sizes), sizes.copy()
     names = list(layers)
+    every = RDTable.from_arrays([[size] for size in sizes], [[0.0]] * len(names), names=names)
     for argument, given, limits in (("floors", floors, low), ("caps", caps, high)):
         for name, amount in given.items():
-            if name not in layers:
-                raise ValueError(f"{argument}: there is no layer {name!r}; it has {names}")
-            place = names.index(name)
+            try:
+                place = every.layer(name)
+            except ValueError as error:
+                raise ValueError(f"{argument}: {error}") from None
             size = int(sizes[place])
             bound = read_amount(f"{argument} of {name!r}", amount, size)
             if bound > size and argument == "floors":
-                raise ValueError(f"floors of {name!r} is {bound}, above the layer's {size} weights")
+                raise ValueError(
+                    f"floors of {names[place]!r} is {bound}, above the layer's {size} weights"
+                )
             limits[place] = min(bound, size)
     if (low > high).any():
         place = int(np.argmax(low > high))

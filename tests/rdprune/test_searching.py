@@ -201,7 +201,7 @@ def test_starts_from_an_allocation(network, batches):
 
 def test_budgets_and_bounds(network, batches):
     """Two budgets, floors, caps and layers left out hold at the end."""
-    floor, cap = {"conv1.weight": "60%"}, {"conv2.weight": 20}
+    floor, cap = {"conv1": "60%"}, {"conv2.weight": 20}
     found = run(
         network,
         batches,
@@ -243,7 +243,8 @@ def test_failure_leaves_the_model(network, batches, fingerprint, interrupting, e
         ({"recovery": "magic"}, "recovery is 'magic'"),
         ({"sparsity": None}, "budget"),
         ({"batches": []}, "batches is empty"),
-        ({"floors": {"x": 1}}, "floors: there is no layer 'x'"),
+        ({"floors": {"x": 1}}, "floors: unknown layer 'x'"),
+        ({"allocation": "a.json"}, "allocation is a str, must be an Allocation"),
         ({"floors": {"linear.weight": 30}, "caps": {"linear.weight": 3}}, "above its cap of 3"),
         ({"floors": {"linear.weight": 0.5}}, "floors of 'linear.weight'"),
     ],
@@ -259,8 +260,11 @@ def test_refuses_what_is_out_of_reach(network, batches):
     with pytest.raises(InfeasibleBudgetError, match="least"):
         run(network, batches, sparsity=0.9, floors={"conv2.weight": "100%"})
     a = run(network, batches, passes=8).allocation
-    with pytest.raises(ValueError, match="another model"):
+    with pytest.raises(ValueError, match="does not have the weights"):
         search(nn.Sequential(nn.Linear(3, 3)), batches, a, progress=False)
+    table = measure(network, batches, levels=5, criterion="wanda", progress=False)
+    with pytest.raises(ValueError, match="another criterion or shape"):
+        search(network, batches, allocate(table, sparsity=0.5), progress=False)
     with pytest.raises(ValueError, match="without an allocation"):
         search(network, batches, a, ignore="linear*", progress=False)
 

@@ -22,6 +22,7 @@ from rdprune.commands.options import (
 )
 from rdprune.commands.solve import parse_budget
 from rdprune.console import check_folders, emit, load_batches, load_model
+from rdprune.store import go_on
 from rdprune_core import Allocation
 
 if TYPE_CHECKING:
@@ -51,8 +52,14 @@ def search(
         Path | None,
         typer.Option(help="Allocation to start from too; its budget, recovery and distortion."),
     ] = None,
-    passes: Annotated[int, typer.Option(help="Most runs of the network over all samples.")] = 500,
-    recovery: Annotated[str | None, typer.Option(help="State measured: none or batchnorm.")] = None,
+    passes: Annotated[
+        int,
+        typer.Option(help="Most runs of the network over all samples; 12 before the first gain."),
+    ] = 500,
+    recovery: Annotated[
+        str | None,
+        typer.Option(help="State measured: none or batchnorm; the allocation's, or none."),
+    ] = None,
     distortion: Annotated[
         str | None, typer.Option(help="What is to be least, as for measure [mse].")
     ] = None,
@@ -69,20 +76,25 @@ def search(
 
     check_folders(output, json)
     start = None if allocation is None else Allocation.load(allocation)
-    found = rdprune.search(
-        load_model(model, device),
-        load_batches(data),
-        start,
-        sparsity=sparsity,
-        budget=parse_budget(budget or []),
-        passes=passes,
-        recovery=recovery,
-        distortion=distortion,
-        ignore=ignore or (),
-        seed=seed,
-        store=store,
-        on_generation=lambda now: now.allocation.save(output),
-    )
+    network, batches = load_model(model, device), load_batches(data)
+    try:
+        found = rdprune.search(
+            network,
+            batches,
+            start,
+            sparsity=sparsity,
+            budget=parse_budget(budget or []),
+            passes=passes,
+            recovery=recovery,
+            distortion=distortion,
+            ignore=ignore or (),
+            seed=seed,
+            store=store,
+            on_generation=lambda now: now.allocation.save(output),
+        )
+    except KeyboardInterrupt:
+        typer.echo(f"rdprune: {go_on(store)}; the best so far, if any, is in {output}", err=True)
+        raise
     found.allocation.save(output)
     payload = {
         "output": str(output),
@@ -110,8 +122,7 @@ def _table(found: Searched) -> Table:
         grid.add_row(
             f"{entry.passes}", report.number(entry.predicted), report.number(entry.distortion)
         )
-    grid.caption = (
-        f"{len(found.generations)} generations, {count} of them with something better; on a part: "
-        "distortion of the best child where it was looked at"
-    )
+    grid.caption = f"{len(found.generations)} generations, {count} with gain"
+    if not found.generations:
+        grid.caption = "no generation was finished: give more passes"
     return grid
