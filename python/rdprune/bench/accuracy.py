@@ -24,7 +24,7 @@ from rdprune.bench.subject import (
 )
 from rdprune.levels import falling_levels
 from rdprune.masking import expected_kept
-from rdprune_core import RDTable, allocate
+from rdprune_core import Allocation, RDTable, allocate
 
 FITTED: Final = "least-squares+bias+batchnorm"
 STATES: Final = {"one-shot": "none", "batchnorm": "batchnorm", "fitted": FITTED}
@@ -198,29 +198,32 @@ class _Work:
                 recovery="batchnorm",
             )  # fmt: skip
             return {"kept": list(counts(method, problem).values()), "passes": None}
-        state, distortion, objective = OURS[method]
+        allocation, passes = self._ours(sparsity, *OURS[method])
+        kept = filled(subject, expected_kept(subject.layers, allocation), total)
+        return {"kept": list(kept.values()), "passes": passes}
+
+    def _ours(
+        self, sparsity: float, state: str, distortion: str, objective: str
+    ) -> tuple[Allocation, int]:
+        """Return one of our allocations, and the passes that it took."""
+        subject = self._subject
         if objective == "searched":
             searched = rdprune.search(
                 subject.model, subject.calibration, sparsity=sparsity, passes=SEARCH,
                 recovery=state, distortion=distortion, store=self._folder, progress=False,
             )  # fmt: skip
-            best = expected_kept(subject.layers, searched.allocation)
-            kept = filled(subject, best, total)
-            return {"kept": list(kept.values()), "passes": searched.passes}
+            return searched.allocation, searched.passes
         table = self._table(state, distortion)
         passes = sum(len(row) for row in table.distortion)
         if objective == "refined":
             refined = rdprune.refine(
                 subject.model, subject.calibration, table, sparsity=sparsity, progress=False
             )
-            allocation, passes = refined.allocation, passes + refined.passes
-        elif objective == "blended":
+            return refined.allocation, passes + refined.passes
+        if objective == "blended":
             mixed = rdprune.blended(table, subject.model, sparsity=sparsity)
-            allocation = allocate(mixed, sparsity=sparsity)
-        else:
-            allocation = allocate(table, sparsity=sparsity, objective=objective)
-        kept = filled(subject, expected_kept(subject.layers, allocation), total)
-        return {"kept": list(kept.values()), "passes": passes}
+            return allocate(mixed, sparsity=sparsity), passes
+        return allocate(table, sparsity=sparsity, objective=objective), passes
 
     def _table(self, recovery: str, distortion: str) -> RDTable:
         key = recovery, distortion
