@@ -22,7 +22,6 @@ from rdprune.commands.options import (
 )
 from rdprune.commands.solve import parse_budget
 from rdprune.console import check_folders, emit, load_batches, load_model
-from rdprune.store import go_on
 from rdprune_core import Allocation
 
 if TYPE_CHECKING:
@@ -73,6 +72,7 @@ def search(
 ) -> None:
     """Search for the allocation that truly distorts least, without a table."""
     import rdprune
+    from rdprune.store import go_on
 
     check_folders(output, json)
     start = None if allocation is None else Allocation.load(allocation)
