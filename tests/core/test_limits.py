@@ -42,7 +42,8 @@ def wide_two_costs():
     cost = rng.integers(0, 10**9, (2, 1, 600_000))
     cost[1] = 2 * 10**9 - cost[0] - cost[1] % 1000
     table = RDTable.from_arrays(dict(zip("ab", cost)), rng.random((1, 600_000)))
-    return lambda: allocate(table, dict.fromkeys("ab", "90%"), time_limit=4.0)
+    again = [dict.fromkeys("ab", "90%")] * 4  # one call is over in 0.1 s on a fast machine
+    return lambda: [allocate(table, budget, time_limit=4.0) for budget in again][-1]
 
 def hopeless(options):
     cost = 2 * np.random.default_rng(5).integers(10**11, 10**12, (80, options))
