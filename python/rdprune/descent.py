@@ -1,13 +1,14 @@
 """A search for the least true distortion, with any number of weights a layer.
 
 A round looks, on a part of the samples, at layers keeping somewhat less and somewhat more than
-now: what that does to the output in the network as it is pruned. Children are joint or additive
-optima within the budget when a random few of these layers are free to take such a step, with a
-random price on the squares of the changes; a few are swaps between random layers. They are looked
-at on another part of the samples, the best are run on all, and one that truly distorts less is the
-next parent: the same steps are tried again from there. When the steps gain no more, swaps alone go
-on, which cost no looks; when they do not gain either, the next round begins with looks about the
-new point, nearer ones if the last did not help.
+now: what that does to the output in the network as it is pruned. Where there are gradients that
+tell it, they are asked instead, of all layers for the price of a few looks. Children are joint or
+additive optima within the budget when a random few of these layers are free to take such a step,
+with a random price on the squares of the changes; a few are swaps between random layers. They are
+looked at on another part of the samples, the best are run on all, and one that truly distorts less
+is the next parent: the same steps are tried again from there. When the steps gain no more, swaps
+alone go on, which cost no looks; when they do not gain either, the next round begins with looks
+about the new point, nearer ones if the last did not help.
 
 Random subsets of layers and another part for every look keep the noise of one part from being
 followed. The judge, cheap looks at many children and whole runs of few, is that of Sieberling et
@@ -32,6 +33,7 @@ PATIENCE = 2  # generations in a row without gain by the same looks
 WAIT = 3  # generations in a row without gain by swaps alone
 ROUND = 10  # passes that a round's looks take, about
 STEPS = (0.1, 0.3)  # of what a layer keeps, to both sides
+FARTHEST_STEP, FINE = 1.0, 6  # where steps cost nothing: the largest, and how many to a side
 JITTER = 0.5
 FREE = (0.15, 0.6)  # of the layers
 PRICES = (0.25, 8.0)
@@ -53,6 +55,14 @@ class Judge(Protocol):
 
     def look(self, kept: Counts, part: int) -> tuple[float, NDArray[np.float64]]:
         """Return the distortion on a part of the samples, and the response there, (m,)."""
+
+    def around(
+        self, kept: Counts, options: list[Counts], part: int, seed: int
+    ) -> tuple[NDArray[np.float64], list[NDArray[np.float64]]] | None:
+        """Estimate a response on a part of the samples, (m,), and its changes by options, (K_l, m).
+
+        None where there are no gradients to do so.
+        """
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -145,7 +155,9 @@ def descend(
     scale, turn = 1.0, 0
     born = True
     while born and best != 0:
-        looks = _look_around(point, space, judge, scale, turn % judge.parts, random)
+        part = turn % judge.parts
+        looks = _foresee(point, space, judge, scale, part, random)
+        looks = looks or _look_around(point, space, judge, scale, part, random)
         before, born = best, False
         for known, patience in ((looks, PATIENCE), (None, WAIT)):
             failed = 0
@@ -211,6 +223,29 @@ def _look_around(
         found.changes.append(np.array(changes)[order])
         found.rises.append(np.array(rises)[order])
     return found
+
+
+def _foresee(
+    point: Counts,
+    space: Space,
+    judge: Judge,
+    scale: float,
+    part: int,
+    random: np.random.Generator,
+) -> _Looks | None:
+    """Estimate what steps of all layers do, where gradients tell."""
+    steps = scale * np.linspace(-FARTHEST_STEP, FARTHEST_STEP, 2 * FINE + 1)
+    options = []
+    for here, least, most in zip(point, space.low, space.high, strict=True):
+        wanted = np.round(max(int(here), 1) * np.exp(steps)).astype(np.int64)
+        options.append(np.union1d(wanted.clip(least, most), [here]))
+    found = judge.around(point, options, part, int(random.integers(2**32)))
+    if found is None or not all(np.isfinite(row).all() for row in (found[0], *found[1])):
+        return None
+    error, changes = found
+    before = np.mean(error**2)
+    rises = [np.mean((error + rows) ** 2, axis=1) - before for rows in changes]
+    return _Looks(np.arange(len(point)), error, options, changes, rises)
 
 
 def _usable(distortion: float, response: NDArray[np.float64]) -> bool:

@@ -1,4 +1,4 @@
-"""A first look at all layers and levels at once: first-order responses from random probes.
+"""First-order responses of all layers and levels at once, from a few backward passes.
 
 To first order, removing weights R of a layer changes the output by v = -J w_R, J the Jacobian by
 the layer's weights. For a vector z of independent random signs, one an output element, the mean of
@@ -7,12 +7,17 @@ backward pass gives J'z for every layer, and one cumulative sum of J'z * w in th
 magnitudes gives <z, v> for every level (Hutchinson 1990, *A stochastic estimator of the trace of
 the influence matrix*). Squares from p probes are off by a relative standard error of sqrt(2 / p);
 what the first order leaves out grows with the sparsity. An estimate is never a measurement.
+
+About a pruned network whose output is off by e, the rise of the distortion is 2 <e, v> + |v|²: one
+more backward pass, from e itself, gives its first part without the probes' noise, and the probes
+have the part of v that is across e.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -20,12 +25,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rdprune.batches import Runner
+from rdprune.distortion import Reference
 from rdprune.layers import Prunable
 from rdprune.magnitude import magnitude_order
 from rdprune.progress import Meter
 
 STEP = "first look"
 Responses = dict[str, NDArray[np.float32]]
+
+
+def backward_cost(directions: int) -> int:
+    """Return how many forward passes one of them and so many backward ones take."""
+    return 1 + 2 * directions
 
 
 def first_order(
@@ -60,56 +71,165 @@ def first_order(
         float32, shape (K_l, probes): as in a table, the mean of a row's squares estimates the
         mean square error of the output.
     """
-    removal = {name: _Removal(layer, kept[name]) for name, layer in layers.items()}
-    totals = {name: torch.zeros(len(kept[name]), probes, dtype=torch.float64) for name in layers}
-    parameters = [layer.parameter for layer in layers.values()]
-    required = [parameter.requires_grad for parameter in parameters]
+    removals = {
+        name: Removal(layer.parameter.detach(), magnitude_order(layer.parameter, layer=name))
+        for name, layer in layers.items()
+    }
     generator = torch.Generator().manual_seed(seed)
     samples = 0
+
+    def outputs() -> Iterator[Tensor]:
+        nonlocal samples
+        for output in runner.live_outputs():
+            samples += len(output)
+            yield output * math.sqrt(len(output) / output.numel())
+
+    def direction(output: Tensor, _: int) -> Tensor:
+        meter.advance(STEP)
+        return _signs(output, generator)
+
+    totals = _products(layers, removals, kept, outputs(), direction, probes)
+    return {name: (total / math.sqrt(samples)).astype(np.float32) for name, total in totals.items()}
+
+
+def first_order_about(
+    layers: Mapping[str, Prunable],
+    removals: Mapping[str, Removal],
+    now: Mapping[str, int],
+    kept: Mapping[str, Sequence[int]],
+    runner: Runner,
+    reference: Reference,
+    *,
+    probes: int,
+    seed: int,
+) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
+    """Estimate to first order what options do to the output of a network that is pruned already.
+
+    Use within `preserved`. Costs one forward and `probes` + 1 backward passes over the batches.
+
+    Parameters
+    ----------
+    layers : mapping of str to Prunable
+        As they are now, some of their weights zero.
+    removals : mapping of str to Removal
+        Their dense weights.
+    now : mapping of str to int
+        Weights that the layers keep.
+    kept : mapping of str to sequence of int
+        Weights that each option keeps.
+    runner : Runner
+    reference : Reference
+        The dense outputs; its distortion has a `Reference.mapped`.
+    probes, seed : int
+        As for `first_order`.
+
+    Returns
+    -------
+    ndarray and dict of str to ndarray
+        float64, shapes (probes + 1,) and (K_l, probes + 1): the present error, and its changes. The
+        mean of the squares of their sum estimates the distortion; of the error alone it is the
+        distortion. Not finite where the output is not.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    square = 0.0
+    along = np.zeros(probes)  # <z, e>
+
+    def direction(error: Tensor, number: int) -> Tensor:
+        nonlocal square
+        here = error.detach()
+        if number == probes:
+            square += float(here.square().sum())
+            return here
+        signs = _signs(error, generator)
+        along[number] += float((signs * here).sum())
+        return signs
+
+    outputs = runner.live_outputs()
+    errors = (reference.mapped(index, output) for index, output in enumerate(outputs))
+    both = {name: [*row, now[name]] for name, row in kept.items()}
+    totals = _products(layers, removals, both, errors, direction, probes + 1)
+    length = math.sqrt(square)
+    width = probes + 1
+    changes = {}
+    for name, total in totals.items():
+        rows = total[:-1] - total[-1]
+        first = rows[:, probes] / length if length else np.zeros(len(rows))
+        rest = rows[:, :probes] - np.outer(first, along / length if length else along)
+        changes[name] = math.sqrt(width) * np.column_stack([rest / math.sqrt(probes), first])
+    error = np.zeros(width)
+    error[probes] = length * math.sqrt(width)
+    return error, changes
+
+
+class Removal:
+    """A layer's dense weights in the order of their magnitudes.
+
+    Parameters
+    ----------
+    weight : torch.Tensor
+    order : torch.Tensor
+        What `rdprune.magnitude.magnitude_order` returned.
+    """
+
+    def __init__(self, weight: Tensor, order: Tensor) -> None:
+        self._order = order
+        self._sorted = weight.reshape(-1)[order].double()
+
+    def product(self, gradient: Tensor, kept: Sequence[int]) -> NDArray[np.float64]:
+        """Minus the inner products with what is removed, keeping so many weights; shape (K,)."""
+        terms = gradient.reshape(-1)[self._order].double() * self._sorted
+        # Summed from the smallest magnitude on, so that the rounding is of what is removed.
+        removed = terms.flip(0).cumsum(0)
+        count = len(terms) - torch.tensor(kept, device=terms.device)
+        sums = torch.where(count > 0, removed[(count - 1).clamp(min=0)], 0.0)
+        found: NDArray[np.float64] = -sums.cpu().numpy()
+        return found
+
+
+def _products(
+    layers: Mapping[str, Prunable],
+    removals: Mapping[str, Removal],
+    kept: Mapping[str, Sequence[int]],
+    outputs: Iterable[Tensor],
+    direction: Callable[[Tensor, int], Tensor],
+    count: int,
+) -> dict[str, NDArray[np.float64]]:
+    """Return <d, v>, summed over the outputs, of every option and so many directions d; (K, count).
+
+    `outputs` are made with gradients on; `direction` is asked for each of them and each number.
+    """
+    totals = {name: np.zeros((len(row), count)) for name, row in kept.items()}
+    parameters = [layer.parameter for layer in layers.values()]
+    with _differentiable(parameters):
+        for output in outputs:
+            for number in range(count):
+                gradients = torch.autograd.grad(
+                    output,
+                    parameters,
+                    direction(output, number),
+                    retain_graph=number < count - 1,
+                    allow_unused=True,
+                )
+                for name, gradient in zip(layers, gradients, strict=True):
+                    if gradient is not None:
+                        totals[name][:, number] += removals[name].product(gradient, kept[name])
+            del output, gradients
+    return totals
+
+
+@contextmanager
+def _differentiable(parameters: Sequence[Tensor]) -> Iterator[None]:
+    required = [parameter.requires_grad for parameter in parameters]
     try:
         for parameter in parameters:
             parameter.requires_grad_(True)
         with torch.enable_grad():
-            for output in runner.live_outputs():
-                samples += len(output)
-                scale = math.sqrt(len(output) / output.numel())
-                for probe in range(probes):
-                    signs = 2 * torch.randint(2, output.shape, generator=generator) - 1
-                    gradients = torch.autograd.grad(
-                        output,
-                        parameters,
-                        scale * signs.to(output),
-                        retain_graph=probe < probes - 1,
-                        allow_unused=True,
-                    )
-                    for (name, removed), gradient in zip(removal.items(), gradients, strict=True):
-                        if gradient is not None:
-                            totals[name][:, probe] += removed.product(gradient)
-                    meter.advance(STEP)
-                del output, gradients
+            yield
     finally:
         for parameter, flag in zip(parameters, required, strict=True):
             parameter.requires_grad_(flag)
-    return {
-        name: (total / math.sqrt(samples)).to(torch.float32).numpy()
-        for name, total in totals.items()
-    }
 
 
-class _Removal:
-    """What every option of a layer removes, against gradients of the layer's weight."""
-
-    def __init__(self, layer: Prunable, kept: Sequence[int]) -> None:
-        weight = layer.parameter.detach()
-        self._order = magnitude_order(weight, layer=layer.name)
-        self._sorted = weight.reshape(-1)[self._order].double()
-        self._kept = torch.tensor(kept, device=weight.device)
-
-    def product(self, gradient: Tensor) -> Tensor:
-        """Minus the inner product with the removed weights, float64 on the CPU, shape (K,)."""
-        terms = gradient.reshape(-1)[self._order].double() * self._sorted
-        # Summed from the smallest magnitude on, so that the rounding is of what is removed.
-        removed = terms.flip(0).cumsum(0)
-        count = len(terms) - self._kept
-        sums = torch.where(count > 0, removed[(count - 1).clamp(min=0)], 0.0)
-        return -sums.cpu()
+def _signs(output: Tensor, generator: torch.Generator) -> Tensor:
+    signs = 2 * torch.randint(2, output.shape, generator=generator) - 1
+    return signs.to(output)

@@ -24,6 +24,7 @@ from rdprune.layers import Prunable, named_layers, prunable, signature
 from rdprune.looking import first_look
 from rdprune.masking import expected_kept
 from rdprune.options import MASK
+from rdprune.probing import backward_cost
 from rdprune.progress import Meter, progress_bar
 from rdprune.recovery import batchnorms, fits, recovered, spelled
 from rdprune.searchspace import ends, first_optimum, fitting, space, start
@@ -34,7 +35,7 @@ from rdprune_core.budget import Amount, Budget
 PARTS: Final = 8
 PROJECTION: Final = 1024
 PROBES: Final = 8
-LOOK: Final = 2 + 2 * PROBES  # passes of a first look; one backward takes as long as two
+LOOK: Final = 1 + backward_cost(PROBES)  # passes of a first look, its costs among them
 LOOK_FROM: Final = 100  # passes for which a first look pays
 OUTSIDE: Final = 3  # passes for multiply-accumulates and the dense outputs, whole and in parts
 STEP: Final = "searching"  # what the progress bar calls a pass
@@ -190,9 +191,10 @@ def search(
     corners, low, high = ends(found, macs, floors or {}, caps or {}, about)
     within = space(corners, low, high, allocation, budget, sparsity)
     starts += [start(method, found, within) for method in STARTS]
-    looked = passes >= LOOK_FROM and not batchnorms(model)
-    if looked:
-        starts += _looked(model, data, found, within, forward, seed)
+    asked = passes >= LOOK_FROM and not batchnorms(model)
+    look = _looked(model, data, found, forward, seed) if asked else None
+    if look is not None:
+        starts += first_optimum(look, within)
     points = _points(starts, within)
     if passes < OUTSIDE + len(points):
         raise ValueError(
@@ -215,8 +217,8 @@ def search(
         progress_bar(passes, progress) as meter,
     ):
         network.spend(1)  # for the multiply-accumulates
-        network.spend(LOOK if looked else 0)
-        judge = _Judge(list(found), network, passes, meter)
+        network.spend(LOOK if asked else 0)
+        judge = _Judge(list(found), network, passes, meter, look is not None and network.squares)
         searched = _Progress(found, corners, within, network, on_generation)
         return _run(judge, searched, points, within, seed)
 
@@ -228,8 +230,11 @@ class _SpentError(Exception):
 class _Judge:
     """Runs the network, and counts."""
 
-    def __init__(self, names: list[str], network: Trial, most: int, meter: Meter) -> None:
+    def __init__(
+        self, names: list[str], network: Trial, most: int, meter: Meter, gradients: bool
+    ) -> None:
         self.parts = network.parts
+        self._gradients = gradients
         self._names = names
         self._network = network
         self._most = most
@@ -251,6 +256,19 @@ class _Judge:
         response = measured.response.astype(np.float64)
         offset = self._network.offset(part)
         return measured.distortion, response if offset is None else response + offset
+
+    def around(
+        self, kept: Counts, options: list[Counts], part: int, seed: int
+    ) -> tuple[NDArray[np.float64], list[NDArray[np.float64]]] | None:
+        """Estimate by gradients; None without any, or with too few passes left for them."""
+        cost = math.ceil(backward_cost(PROBES + 1) / self.parts)
+        if not self._gradients or self._network.passes + cost > self._most:
+            return None
+        self._prune(kept)
+        by_name = dict(zip(self._names, (row.tolist() for row in options), strict=True))
+        error, changes = self._network.around(part, by_name, probes=PROBES, seed=seed)
+        self._tell()
+        return error, list(changes.values())
 
     def _prune(self, kept: Counts) -> None:
         if self._network.passes >= self._most:
@@ -333,13 +351,12 @@ def _looked(
     model: nn.Module,
     data: tuple[Any, ...],
     layers: Mapping[str, Prunable],
-    within: Space,
     forward: Forward | None,
     seed: int,
-) -> list[dict[str, int]]:
-    """Return the optimum of a first look; none of a model that cannot be differentiated."""
+) -> RDTable | None:
+    """Return a first look; None of a model that cannot be differentiated."""
     try:
-        look = first_look(
+        return first_look(
             model,
             data,
             probes=PROBES,
@@ -349,8 +366,7 @@ def _looked(
             progress=False,
         )
     except (ValueError, RuntimeError):
-        return []
-    return first_optimum(look, within)
+        return None
 
 
 def _points(starts: Iterable[Mapping[str, int]], within: Space) -> list[Counts]:

@@ -22,6 +22,7 @@ from rdprune.layers import Prunable, named_layers
 from rdprune.magnitude import magnitude_order, order_mask, saved_weights, write_masked
 from rdprune.options import MASK, Option, magnitude_key
 from rdprune.prefix import Prefix
+from rdprune.probing import Removal, backward_cost, first_order_about
 from rdprune.recovery import Write, Writer, fits, recovered, unmasked_copy
 from rdprune.refitting import FitCost
 from rdprune.store import Shelf, Store
@@ -143,6 +144,29 @@ class Trial:
         self._looked += sweep.reference.samples
         shelf = None if sweep.shelf is None else sweep.shelf.around(self._place)
         return self._run(sweep, shelf)
+
+    def around(
+        self, part: int, options: Mapping[str, Sequence[int]], *, probes: int, seed: int
+    ) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
+        """Estimate what options do to the network as it is now: see `first_order_about`.
+
+        On a part of the samples, as `look`; what comes out is not kept in the store.
+        """
+        self.settle()
+        sweep = self._parts[part]
+        self._looked += backward_cost(probes + 1) * sweep.reference.samples
+        return first_order_about(
+            self._layers, self._removals(), self._now, options, sweep.runner, sweep.reference,
+            probes=probes, seed=seed,
+        )  # fmt: skip
+
+    @property
+    def squares(self) -> bool:
+        """Whether `around` knows the distortion: it is a mean of squares."""
+        return self._sweep.reference.measures_squares
+
+    def _removals(self) -> dict[str, Removal]:
+        return {name: Removal(w, self._orders[name]) for name, w in self._dense.items()}
 
     def spend(self, passes: int) -> None:
         """Count runs of the network that were made elsewhere."""

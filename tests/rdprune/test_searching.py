@@ -18,7 +18,7 @@ from rdprune.batches import parts_of
 from rdprune.cli import app
 from rdprune.descent import Space, _swapped, descend
 from rdprune.layers import prunable
-from rdprune.trial import trial
+from rdprune.trial import Trial, trial
 from rdprune_core import Allocation, InfeasibleBudgetError, allocate
 
 
@@ -35,7 +35,9 @@ class Bowl:
 
     parts = 4
 
-    def __init__(self, target, dimensions=6):
+    def __init__(self, target, dimensions=6, slopes=False):
+        self._slopes = slopes
+        self.looks = self.asked = 0
         random = np.random.default_rng(0)
         self._target = target
         self._directions = random.normal(size=(len(target), dimensions))
@@ -49,8 +51,19 @@ class Bowl:
         return float(np.mean(self._response(kept) ** 2))
 
     def look(self, kept, part):
+        self.looks += 1
         response = self._response(kept)
         return float(np.mean(response**2)), response
+
+    def around(self, kept, options, part, seed):
+        """Tell the first order, which is off by more the farther away."""
+        if not self._slopes:
+            return None
+        self.asked += 1
+        here = np.maximum(kept, 1)
+        relative = [row / size - 1 for row, size in zip(options, here, strict=True)]
+        ways = zip(relative, self._directions, strict=True)
+        return self._response(kept), [np.outer(by, way) for by, way in ways]
 
 
 def space(sizes, total, low=0):
@@ -58,10 +71,11 @@ def space(sizes, total, low=0):
     return Space(sizes, np.full_like(sizes, low), sizes, {"params": sizes}, {"params": total})
 
 
-def test_finds_the_least_of_a_bowl():
+@pytest.mark.parametrize("slopes", [False, True])
+def test_finds_the_least_of_a_bowl(slopes):
     """Where responses add up, the search comes near the optimum, step by step, in the budget."""
     target = np.array([50, 400, 30, 900])
-    judge = Bowl(target)
+    judge = Bowl(target, slopes=slopes)
     start = np.array([345, 345, 345, 345])
     limits = space([1000, 2000, 500, 3000], 1380)
     steps = list(itertools.islice(descend(start, judge.score(start), limits, judge, seed=1), 60))
@@ -70,6 +84,8 @@ def test_finds_the_least_of_a_bowl():
     assert values[-1] < judge.score(start) / 1000
     assert all(kept.sum() <= 1380 for kept in judge.scores)
     assert all((kept <= limits.sizes).all() for kept in judge.scores)
+    assert (judge.asked > 0) == slopes
+    assert judge.looks <= 16 * 60 or not slopes  # children alone
 
 
 def test_uses_what_the_budget_leaves():
@@ -458,3 +474,32 @@ def test_networks_without_batchnorm_start_from_a_first_look(tied, tokens):
     assert found.passes == 100
     assert 75 < samples / 6 + 2 * backward <= 100
     assert found.allocation.cost["macs"] <= found.allocation.budget["macs"]
+
+
+@pytest.mark.parametrize("distortion", ["mse", "nmse", "kl:2", "loss"])
+def test_networks_without_batchnorm_go_by_gradients(tied, tokens, distortion, monkeypatch):
+    """All layers' steps come from backward passes, where the distortion is a mean of squares."""
+    asked = []
+    around = Trial.around
+    monkeypatch.setattr(
+        Trial, "around", lambda self, *a, **k: asked.append(self.passes) or around(self, *a, **k)
+    )
+    data = [{"tokens": x, "labels": x} for x in tokens] if distortion == "loss" else tokens
+    found = search(tied, data, sparsity=0.5, passes=100, distortion=distortion, progress=False)
+    assert bool(asked) == (distortion != "loss")
+    assert found.passes == 100
+    assert verify(tied, data, found.allocation).ratio == pytest.approx(1, rel=1e-5)
+    again = search(tied, data, sparsity=0.5, passes=100, distortion=distortion, progress=False)
+    assert numbers(again) == numbers(found)
+
+
+def test_what_has_no_gradients_is_looked_at(tied, tokens, monkeypatch):
+    """A model that cannot be differentiated is searched without a first look, and not refused."""
+    monkeypatch.setattr(Trial, "around", lambda *a, **k: pytest.fail("asked"))
+
+    def forward(model, batch):
+        return model(batch).detach()
+
+    found = search(tied, tokens, sparsity=0.5, passes=100, forward=forward, progress=False)
+    assert found.passes == 100
+    assert found.allocation.distortion <= found.start

@@ -168,7 +168,11 @@ def measure(
         ),
     ] = None,
     method: Annotated[
-        list[str] | None, typer.Option(help="plain, prefix, adaptive or all; repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="plain, prefix, adaptive, 'adaptive, prefix', 'adaptive, prefix, one table', or "
+            "all, which searches without a table; repeatable [all of them]."
+        ),
     ] = None,
     levels: Annotated[int | None, typer.Option(min=5, help="Sparsities a layer [101].")] = None,
     samples: Annotated[

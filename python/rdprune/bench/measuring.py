@@ -56,11 +56,15 @@ METHODS: Final = {
     PLAIN: Method(reuse=False),
     "prefix": Method(reuse=True),
     "adaptive": Method(reuse=False, targets=ONE_BY_ONE),
-    "all": Method(reuse=True, targets=ONE_BY_ONE),
-    "all, one table": Method(reuse=True, targets=(SPARSITIES,)),
-    "search": Method(reuse=False, targets=ONE_BY_ONE, searches=True),
+    "adaptive, prefix": Method(reuse=True, targets=ONE_BY_ONE),
+    "adaptive, prefix, one table": Method(reuse=True, targets=(SPARSITIES,)),
+    "all": Method(reuse=False, targets=ONE_BY_ONE, searches=True),
 }
-"""Plain first. Of several runs the dearest one's work, time and memory are told."""
+"""Plain first. Of several runs the dearest one's work, time and memory are told.
+
+The last is `rdprune.search`: a first look or magnitudes to begin with, gradients or looks at parts of
+the samples, and the solver, for one allocation and no table.
+"""
 FEWER: Final = 15
 """Passes of the plain loop over those of a search, which has 8 at least."""
 
