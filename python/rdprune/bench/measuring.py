@@ -62,8 +62,8 @@ METHODS: Final = {
 }
 """Plain first. Of several runs the dearest one's work, time and memory are told.
 
-The last is `rdprune.search`: a first look or magnitudes to begin with, gradients or looks at parts of
-the samples, and the solver, for one allocation and no table.
+The last is `rdprune.search`: a first look or magnitudes to begin with, gradients or looks at parts
+of the samples, and the solver, for one allocation and no table.
 """
 FEWER: Final = 15
 """Passes of the plain loop over those of a search, which has 8 at least."""
