@@ -39,6 +39,7 @@ FREE = (0.15, 0.6)  # of the layers
 PRICES = (0.25, 8.0)
 SHRINK, GROW, LEAST, MOST = 0.85, 1.1, 0.05, 2.0
 MOST_SWAPS = 3
+SEEDS = 20  # bits for the turns, each of which has a seed of its own for its probes
 FARTHEST = 1e18  # a response whose square is still a float32
 SWAPPED = (0.02, 0.4)  # of the less that two layers keep
 
@@ -156,7 +157,7 @@ def descend(
     born = True
     while born and best != 0:
         part = turn % judge.parts
-        looks = _foresee(point, space, judge, scale, part, random)
+        looks = _foresee(point, space, judge, scale, part, (seed << SEEDS) + turn)
         looks = looks or _look_around(point, space, judge, scale, part, random)
         before, born = best, False
         for known, patience in ((looks, PATIENCE), (None, WAIT)):
@@ -231,7 +232,7 @@ def _foresee(
     judge: Judge,
     scale: float,
     part: int,
-    random: np.random.Generator,
+    seed: int,
 ) -> _Looks | None:
     """Estimate what steps of all layers do, where gradients tell."""
     steps = scale * np.linspace(-FARTHEST_STEP, FARTHEST_STEP, 2 * FINE + 1)
@@ -239,7 +240,7 @@ def _foresee(
     for here, least, most in zip(point, space.low, space.high, strict=True):
         wanted = np.round(max(int(here), 1) * np.exp(steps)).astype(np.int64)
         options.append(np.union1d(wanted.clip(least, most), [here]))
-    found = judge.around(point, options, part, int(random.integers(2**32)))
+    found = judge.around(point, options, part, seed)
     if found is None or not all(np.isfinite(row).all() for row in (found[0], *found[1])):
         return None
     error, changes = found
