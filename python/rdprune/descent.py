@@ -151,36 +151,78 @@ def descend(
         The best allocation so far, its distortion, and what the best child had on the part of the
         samples where it was looked at; after each generation.
     """
-    random = np.random.default_rng(seed)
-    point, best = start, distortion
-    scale, turn = 1.0, 0
-    born = True
-    while born and best != 0:
-        part = turn % judge.parts
-        looks = _foresee(point, space, judge, scale, part, (seed << SEEDS) + turn)
-        looks = looks or _look_around(point, space, judge, scale, part, random)
-        before, born = best, False
-        for known, patience in ((looks, PATIENCE), (None, WAIT)):
-            failed = 0
-            while failed < patience:
-                turn += 1
-                children = _children(point, known, space, random)
-                born = born or len(children) > 0
-                marks = [judge.look(child, turn % judge.parts)[0] for child in children]
-                order = np.argsort(marks, kind="stable")[:SURVIVORS].tolist()
-                failed += 1
-                parent = point
-                for child in order:
-                    found = judge.score(children[child])
-                    if found < best:
-                        parent, best, failed = children[child], found, 0
-                point = parent
-                if order:
-                    yield point, best, marks[order[0]]
-            if known is not None:
-                gained = best < before
-                scale = min(max(LEAST, scale * (GROW if gained else SHRINK)), MOST)
-        turn += 1
+    return _Descent(start, distortion, space, judge, seed).rounds()
+
+
+class _Descent:
+    """Where a search is, and how it goes on."""
+
+    def __init__(
+        self, start: Counts, distortion: float, space: Space, judge: Judge, seed: int
+    ) -> None:
+        self._point, self._best = start, distortion
+        self._space, self._judge = space, judge
+        self._seed = seed << SEEDS
+        self._random = np.random.default_rng(seed)
+        self._scale, self._turn = 1.0, 0
+        self._born = True
+
+    def rounds(self) -> Iterator[tuple[Counts, float, float]]:
+        """Yield as `descend` does."""
+        while self._born and self._best != 0:
+            before, self._born = self._best, False
+            looks = self._foresee()
+            if looks is not None:
+                yield from self._generations(looks, PATIENCE, fresh=True)
+                self._rescale(before)
+            else:
+                looks = self._look_around()
+                yield from self._generations(looks, PATIENCE)
+                if looks is not None:
+                    self._rescale(before)
+                yield from self._generations(None, WAIT)
+            self._turn += 1
+
+    def _generations(
+        self, looks: _Looks | None, patience: int, *, fresh: bool = False
+    ) -> Iterator[tuple[Counts, float, float]]:
+        """Breed until so many generations in a row did not gain; `fresh` foresees after a gain."""
+        failed = 0
+        while failed < patience:
+            self._turn += 1
+            before, failed = self._best, failed + 1
+            mark = self._generation(looks)
+            if self._best < before:
+                failed = 0
+            if mark is not None:
+                yield self._point, self._best, mark
+            if fresh and not failed:
+                looks = self._foresee() or looks
+
+    def _generation(self, looks: _Looks | None) -> float | None:
+        """Try children, and move to the best; return its mark, None without any children."""
+        children = _children(self._point, looks, self._space, self._random)
+        self._born = self._born or len(children) > 0
+        marks = [self._judge.look(child, self._turn % self._judge.parts)[0] for child in children]
+        order = np.argsort(marks, kind="stable")[:SURVIVORS].tolist()
+        for child in order:
+            found = self._judge.score(children[child])
+            if found < self._best:
+                self._point, self._best = children[child], found
+        return marks[order[0]] if order else None
+
+    def _rescale(self, before: float) -> None:
+        factor = GROW if self._best < before else SHRINK
+        self._scale = min(max(LEAST, self._scale * factor), MOST)
+
+    def _foresee(self) -> _Looks | None:
+        part = self._turn % self._judge.parts
+        seed = self._seed + self._turn
+        return _foresee(self._point, self._space, self._judge, self._scale, part, seed)
+
+    def _look_around(self) -> _Looks | None:
+        part = self._turn % self._judge.parts
+        return _look_around(self._point, self._space, self._judge, self._scale, part, self._random)
 
 
 def _look_around(

@@ -84,7 +84,7 @@ def test_finds_the_least_of_a_bowl(slopes):
     assert values[-1] < judge.score(start) / 1000
     assert all(kept.sum() <= 1380 for kept in judge.scores)
     assert all((kept <= limits.sizes).all() for kept in judge.scores)
-    assert (judge.asked > 0) == slopes
+    assert (judge.asked > 10) == slopes
     assert judge.looks <= 16 * 60 or not slopes  # children alone
 
 
@@ -456,23 +456,29 @@ def test_a_cap_above_the_size_is_the_size(network, batches):
     assert found.allocation.cost["params"] > 0.9 * found.allocation.budget["params"]
 
 
-def test_networks_without_batchnorm_start_from_a_first_look(tied, tokens):
+def test_networks_without_batchnorm_start_from_a_first_look(tied, tokens, monkeypatch):
     """Its optimum is one more start, its passes are counted, and bounds and macs hold."""
-    samples = 0
+    samples = backward = 0
 
     def forward(model, batch):
         nonlocal samples
         samples += len(batch)
         return model(batch)
 
+    def grad(output, *rest, **options):
+        nonlocal backward
+        backward += len(output)
+        return plain(output, *rest, **options)
+
+    plain = torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", grad)
     options = {"forward": forward, "progress": False, "budget": {"params": "40%", "macs": "40%"}}
     found = search(tied, tokens, caps={"hidden.weight": "90%"}, passes=100, **options)
     assert found.start <= search(tied, tokens, passes=99, **options).start
-    samples = 0
+    samples = backward = 0
     found = search(tied, tokens, passes=100, **options)
-    backward = 8  # an eighth of what a first look of eight probes takes, twice
     assert found.passes == 100
-    assert 75 < samples / 6 + 2 * backward <= 100
+    assert 98 < (samples + 2 * backward) / 6 <= 100
     assert found.allocation.cost["macs"] <= found.allocation.budget["macs"]
 
 
