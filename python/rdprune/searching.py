@@ -10,7 +10,6 @@ from os import PathLike
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from rdprune.allocators import as_allocation
@@ -20,12 +19,13 @@ from rdprune.compared import features_of, in_question
 from rdprune.criteria import SampleErrors, parse
 from rdprune.descent import Counts, Space, descend
 from rdprune.grid import check_layers, layer_macs
+from rdprune.judging import Judge, SpentError
 from rdprune.layers import Prunable, named_layers, prunable, signature
 from rdprune.looking import first_look
 from rdprune.masking import expected_kept
 from rdprune.options import MASK
 from rdprune.probing import backward_cost
-from rdprune.progress import Meter, progress_bar
+from rdprune.progress import progress_bar
 from rdprune.recovery import batchnorms, fits, recovered, spelled
 from rdprune.searchspace import ends, first_optimum, fitting, space, start
 from rdprune.trial import Trial, trial
@@ -34,12 +34,12 @@ from rdprune_core.budget import Amount, Budget
 
 PARTS: Final = 8
 PROJECTION: Final = 1024
-PROBES: Final = 8
-LOOK: Final = 1 + backward_cost(PROBES)  # passes of a first look, its costs among them
+PROBES: Final = 8  # of a first look
+LOOK: Final = 1 + backward_cost(PROBES)  # its passes, with its multiply-accumulates
 LOOK_FROM: Final = 100  # passes for which a first look pays
 OUTSIDE: Final = 3  # passes for multiply-accumulates and the dense outputs, whole and in parts
-STEP: Final = "searching"  # what the progress bar calls a pass
 STARTS: Final = (uniform, erk, global_magnitude, lamp)
+GIVEN, FIRST = "allocation", "first look"  # names of the other starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +69,26 @@ class Searched:
     ----------
     allocation : Allocation
         The best one seen; its ``distortion`` is the true one, its ``objective`` ``"searched"``.
-    start : float
-        True distortion of the best starting point.
+    starts : dict of str to float
+        True distortion of every starting point; of those that are the same the first.
     generations : tuple of Generation
     passes : int
         Runs of the network over all batches in all, parts as parts, those that the store saved
         among them.
     found : int
-        Measurements that the store had.
+        Measurements that the store had from earlier runs.
     """
 
     allocation: Allocation
-    start: float
+    starts: dict[str, float]
     generations: tuple[Generation, ...]
     passes: int
     found: int = 0
+
+    @property
+    def start(self) -> float:
+        """True distortion of the best starting point."""
+        return min(self.starts.values())
 
 
 def search(
@@ -187,14 +192,14 @@ def search(
     with recovered(model, state), preserved(model):
         macs = layer_macs(found, Runner(model, data, forward, seed))
     about = _about(model, found, parse(kind).name, state, seed, forward)
-    starts = [] if allocation is None else [expected_kept(found, allocation)]
+    starts = {} if allocation is None else {GIVEN: expected_kept(found, allocation)}
     corners, low, high = ends(found, macs, floors or {}, caps or {}, about)
     within = space(corners, low, high, allocation, budget, sparsity)
-    starts += [start(method, found, within) for method in STARTS]
+    starts |= {method.__name__: start(method, found, within) for method in STARTS}
     asked = passes >= LOOK_FROM and not batchnorms(model)
     look = _looked(model, data, found, forward, seed) if asked else None
     if look is not None:
-        starts += first_optimum(look, within)
+        starts |= first_optimum(FIRST, look, within)
     points = _points(starts, within)
     if passes < OUTSIDE + len(points):
         raise ValueError(
@@ -218,65 +223,9 @@ def search(
     ):
         network.spend(1)  # for the multiply-accumulates
         network.spend(LOOK if asked else 0)
-        judge = _Judge(list(found), network, passes, meter, look is not None and network.squares)
+        judge = Judge(list(found), network, passes, meter, look is not None and network.squares)
         searched = _Progress(found, corners, within, network, on_generation)
         return _run(judge, searched, points, within, seed)
-
-
-class _SpentError(Exception):
-    """All passes are spent."""
-
-
-class _Judge:
-    """Runs the network, and counts."""
-
-    def __init__(
-        self, names: list[str], network: Trial, most: int, meter: Meter, gradients: bool
-    ) -> None:
-        self.parts = network.parts
-        self._gradients = gradients
-        self._names = names
-        self._network = network
-        self._most = most
-        self._meter = meter
-
-    def score(self, kept: Counts) -> float:
-        """Run on all samples."""
-        self._prune(kept)
-        distortion = self._network.measure().distortion
-        self._tell()
-        return distortion if math.isfinite(distortion) else math.inf
-
-    def look(self, kept: Counts, part: int) -> tuple[float, NDArray[np.float64]]:
-        """Run on a part."""
-        self._prune(kept)
-        measured = self._network.look(part)
-        self._tell()
-        assert measured.response is not None
-        response = measured.response.astype(np.float64)
-        offset = self._network.offset(part)
-        return measured.distortion, response if offset is None else response + offset
-
-    def around(
-        self, kept: Counts, options: list[Counts], part: int, seed: int
-    ) -> tuple[NDArray[np.float64], list[NDArray[np.float64]]] | None:
-        """Estimate by gradients; None without any, or with too few passes left for them."""
-        cost = math.ceil(backward_cost(PROBES + 1) / self.parts)
-        if not self._gradients or self._network.passes + cost > self._most:
-            return None
-        self._prune(kept)
-        by_name = dict(zip(self._names, (row.tolist() for row in options), strict=True))
-        error, changes = self._network.around(part, by_name, probes=PROBES, seed=seed)
-        self._tell()
-        return error, list(changes.values())
-
-    def _prune(self, kept: Counts) -> None:
-        if self._network.passes >= self._most:
-            raise _SpentError
-        self._network.prune(dict(zip(self._names, kept.tolist(), strict=True)))
-
-    def _tell(self) -> None:
-        self._meter.advance(STEP, self._network.passes - self._meter.done)
 
 
 class _Progress:
@@ -295,13 +244,13 @@ class _Progress:
         self._within = within
         self._network = network
         self._tell = on_generation
-        self._start = math.inf
+        self._starts: dict[str, float] = {}
         self._generations: list[Generation] = []
         self._best: tuple[Counts, float] | None = None
 
-    def begin(self, kept: Counts, distortion: float) -> None:
-        """Note the best start."""
-        self._start, self._best = distortion, (kept, distortion)
+    def begin(self, kept: Counts, starts: dict[str, float], distortion: float) -> None:
+        """Note all starts, and the best one."""
+        self._starts, self._best = starts, (kept, distortion)
 
     def note(self, kept: Counts, distortion: float, predicted: float) -> None:
         """Note a generation."""
@@ -322,7 +271,7 @@ class _Progress:
             made, distortion=distortion, budget=dict(self._within.budget), objective="searched"
         )
         generations = tuple(self._generations)
-        return Searched(found, self._start, generations, self._network.passes, self._network.found)
+        return Searched(found, self._starts, generations, self._network.passes, self._network.found)
 
 
 def _known(model: nn.Module, allocation: Allocation | None) -> Mapping[str, Any]:
@@ -369,24 +318,27 @@ def _looked(
         return None
 
 
-def _points(starts: Iterable[Mapping[str, int]], within: Space) -> list[Counts]:
+def _points(starts: Mapping[str, Mapping[str, int]], within: Space) -> dict[str, Counts]:
     """Return the different starts that are within all bounds."""
-    found = {tuple(start.values()): np.array(list(start.values()), np.int64) for start in starts}
-    return [point for point in found.values() if fitting(point, within)]
+    found: dict[tuple[int, ...], str] = {}
+    for name, counts in starts.items():
+        found.setdefault(tuple(counts.values()), name)
+    points = {name: np.array(row, np.int64) for row, name in found.items()}
+    return {name: point for name, point in points.items() if fitting(point, within)}
 
 
 def _run(
-    judge: _Judge, progress: _Progress, points: list[Counts], within: Space, seed: int
+    judge: Judge, progress: _Progress, points: dict[str, Counts], within: Space, seed: int
 ) -> Searched:
-    scores = [judge.score(point) for point in points]
-    place = int(np.argmin(scores))
-    if not math.isfinite(scores[place]):
+    scores = {name: judge.score(point) for name, point in points.items()}
+    best = min(scores, key=lambda name: scores[name])
+    if not math.isfinite(scores[best]):
         raise ValueError("the output of the pruned network is not finite, at every start")
-    progress.begin(points[place], scores[place])
+    progress.begin(points[best], scores, scores[best])
     try:
-        for step in descend(points[place], scores[place], within, judge, seed=seed):
+        for step in descend(points[best], scores[best], within, judge, seed=seed):
             progress.note(*step)
-    except _SpentError:
+    except SpentError:
         pass
     return progress.searched()
 

@@ -113,15 +113,15 @@ def start(
     return dict(zip(layers, kept(best).tolist(), strict=True))
 
 
-def first_optimum(look: RDTable, within: Space) -> list[dict[str, int]]:
-    """Return the optimum of a first look, if its options have one within all bounds."""
+def first_optimum(called: str, look: RDTable, within: Space) -> dict[str, dict[str, int]]:
+    """Return the optimum of a first look by its name, if it has one within all bounds."""
     low = {name: int(bound) for name, bound in zip(look.names, within.low, strict=True)}
     high = {name: int(bound) for name, bound in zip(look.names, within.high, strict=True)}
     try:
         found = allocate(look, dict(within.budget), floors=low, caps=high)
     except InfeasibleBudgetError:
-        return []
-    return [dict(zip(look.names, found.layer_costs["params"].tolist(), strict=True))]
+        return {}
+    return {called: dict(zip(look.names, found.layer_costs["params"].tolist(), strict=True))}
 
 
 def fitting(kept: Counts, within: Space) -> bool:

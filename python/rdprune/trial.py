@@ -31,6 +31,7 @@ from rdprune_core import RDTable
 
 TOGETHER: Final = 4  # samples of a piece, where BatchNorm takes their statistics
 WHOLE: Final = ""  # where the store keeps measurements of the network as it is
+WHOLE_PART: Final = -1  # all samples, among the parts
 
 
 def table_layers(model: nn.Module, table: RDTable) -> dict[str, Prunable]:
@@ -78,7 +79,9 @@ class Trial:
     Attributes
     ----------
     found : int
-        Measurements that the store had.
+        Measurements that the store had from earlier runs.
+    ran : bool
+        Whether the network has been run since.
     parts : int
         Parts of the samples that `look` can run on.
     """
@@ -104,7 +107,9 @@ class Trial:
         self._place = ""
         self._looked = 0
         self._passes = 1
+        self._own: set[tuple[str, int]] = set()
         self.found = 0
+        self.ran = False
 
     @property
     def passes(self) -> int:
@@ -136,14 +141,14 @@ class Trial:
     def measure(self) -> Measurement:
         """Run the network as it is now."""
         self._passes += 1
-        return self._run(self._sweep, self._sweep.shelf)
+        return self._run(self._sweep, self._sweep.shelf, WHOLE_PART)
 
     def look(self, part: int) -> Measurement:
         """Run the network as it is now on a part of the samples."""
         sweep = self._parts[part]
         self._looked += sweep.reference.samples
         shelf = None if sweep.shelf is None else sweep.shelf.around(self._place)
-        return self._run(sweep, shelf)
+        return self._run(sweep, shelf, part)
 
     def around(
         self, part: int, options: Mapping[str, Sequence[int]], *, probes: int, seed: int
@@ -153,6 +158,7 @@ class Trial:
         On a part of the samples, as `look`; what comes out is not kept in the store.
         """
         self.settle()
+        self.ran = True
         sweep = self._parts[part]
         self._looked += backward_cost(probes + 1) * sweep.reference.samples
         return first_order_about(
@@ -176,11 +182,13 @@ class Trial:
         """Return what the responses on a part of the samples are added to."""
         return self._parts[part].reference.offset
 
-    def _run(self, sweep: Sweep, shelf: Shelf | None) -> Measurement:
+    def _run(self, sweep: Sweep, shelf: Shelf | None, part: int) -> Measurement:
         known = None if shelf is None else shelf.get(WHOLE, MASK)
         if known is not None:
-            self.found += 1
+            self.found += (self._place, part) not in self._own
             return known
+        self._own.add((self._place, part))
+        self.ran = True
         self.settle()
         measured = sweep.reference.measure(sweep.runner.outputs())
         if shelf is not None:
@@ -195,6 +203,7 @@ class Trial:
         for option, measured, known in self._sweep.options(self._layers[name], options):
             self._passes += 1
             self.found += known
+            self.ran = self.ran or not known
             yield option.kept, measured
 
     def fit_cost(self, name: str, positions: int) -> FitCost | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -12,12 +14,13 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from rdprune import descent, features, measure, search, verify
+from rdprune import descent, features, measure, search, searching, verify
 from rdprune.baselines import erk, global_magnitude, lamp, uniform
 from rdprune.batches import parts_of
 from rdprune.cli import app
 from rdprune.descent import Space, _swapped, descend
 from rdprune.layers import prunable
+from rdprune.progress import Meter
 from rdprune.trial import Trial, trial
 from rdprune_core import Allocation, InfeasibleBudgetError, allocate
 
@@ -196,6 +199,37 @@ def test_goes_on_where_it_was_stopped(network, batches, tmp_path, interrupting):
     again = run(network, batches, passes=30, forward=forward, store=tmp_path)
     assert numbers(again) == expected
     assert again.found > found.found
+    fresh = run(network, batches, passes=30, store=tmp_path / "fresh")
+    assert numbers(fresh) == expected
+    assert fresh.found == 0
+
+
+def test_time_left_after_a_stop(network, batches, tmp_path, monkeypatch):
+    """What the store has took no time: the rest is judged by what was run."""
+    lines = []
+    run(network, batches, passes=30, store=tmp_path)
+    now = itertools.count()
+
+    @contextmanager
+    def bar(total, _shown):
+        yield Meter(total, lambda m: lines.append((m.done, m.left)), lambda: 0.0 + next(now))
+
+    monkeypatch.setattr(searching, "progress_bar", bar)
+    run(network, batches, passes=60, store=tmp_path)
+    known = [left for done, left in lines if done <= 30]
+    assert known.count(None) == len(known) > 30
+    assert lines[-1][1] == 0
+    assert any(left for _, left in lines)
+
+
+def test_starts_are_named(network, batches):
+    """Every start has its true distortion; the search begins with the best."""
+    found = run(network, batches, passes=20)
+    assert list(found.starts) == ["uniform", "erk", "global_magnitude", "lamp"]
+    assert found.start == min(found.starts.values())
+    again = search(network, batches, found.allocation, passes=20, progress=False)
+    assert again.starts["allocation"] == pytest.approx(found.allocation.distortion, rel=1e-6)
+    assert again.start == again.starts["allocation"]
 
 
 def test_seeds(network, batches):
@@ -345,8 +379,14 @@ def test_the_command(mine):
     first = json.loads(invoke(*rest, "--sparsity", "0.7", "--json", "-"))
     found = Allocation.load("s.json")
     assert found.distortion == first["allocation"]["distortion"] < first["start"]
-    text = invoke(*rest, "--allocation", "s.json")
+    assert min(first["starts"].values()) == first["start"]
+    text = invoke(*rest, "--allocation", "s.json", "--floor", "0.weight=25%", "--cap", "3=20")
     assert "true distortion" in text
+    assert re.search(r"\n +3 +64 +\d+ ", text)
+    assert re.search(r"\n +global_magnitude +\d", text)
+    kept = Allocation.load("s.json").layer_costs["params"]
+    assert kept[0] >= 32
+    assert kept[1] <= 20
     assert "in 30 passes" in text
     report = json.loads(invoke("verify", *mine, "--allocation", "s.json", "--json", "-"))
     assert report["ratio"] == pytest.approx(1, rel=1e-4)

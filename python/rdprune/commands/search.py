@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,7 +22,7 @@ from rdprune.commands.options import (
     example,
 )
 from rdprune.commands.solve import parse_budget
-from rdprune.console import check_folders, emit, load_batches, load_model
+from rdprune.console import check_folders, emit, load_batches, load_model, pairs
 from rdprune_core import Allocation
 
 if TYPE_CHECKING:
@@ -62,6 +63,14 @@ def search(
     distortion: Annotated[
         str | None, typer.Option(help="What is to be least, as for measure [mse].")
     ] = None,
+    floor: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LAYER=AMOUNT", help="Fewest weights of a layer: 50%, 1000."),
+    ] = None,
+    cap: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LAYER=AMOUNT", help="Most weights of a layer."),
+    ] = None,
     ignore: Annotated[
         list[str] | None, typer.Option(help="Layer to leave as it is; repeatable.")
     ] = None,
@@ -87,6 +96,8 @@ def search(
             passes=passes,
             recovery=recovery,
             distortion=distortion,
+            floors=pairs("--floor", "LAYER=AMOUNT", floor),
+            caps=pairs("--cap", "LAYER=AMOUNT", cap),
             ignore=ignore or (),
             seed=seed,
             store=store,
@@ -100,14 +111,39 @@ def search(
         "output": str(output),
         "allocation": report.allocation_dict(found.allocation),
         "start": found.start,
+        "starts": report.finite(found.starts),
         "generations": [report.finite(asdict(entry)) for entry in found.generations],
         "passes": found.passes,
         "found": found.found,
     }
-    emit(json, payload, lambda out: out.print(_table(found), report.gain(found, output)))
+    grids = _layers(found.allocation), _starts(found), _generations(found)
+    emit(json, payload, lambda out: out.print(*grids, report.gain(found, output), sep="\n"))
 
 
-def _table(found: Searched) -> Table:
+def _layers(allocation: Allocation) -> Table:
+    """Return one row a layer of a searched allocation: its size, and what it keeps."""
+    grid = report.new_grid("layer", report.NOUNS["params"], "kept", "sparsity")
+    shapes = allocation.metadata["shapes"]
+    for name, kept in zip(allocation.names, allocation.layer_costs["params"], strict=True):
+        size = math.prod(shapes[name])
+        grid.add_row(
+            report.short_name(name),
+            f"{size:,}",
+            f"{kept:,}",
+            report.share(1.0 - kept / max(1, size)),
+        )
+    return grid
+
+
+def _starts(found: Searched) -> Table:
+    """Return the starting points, the best first."""
+    grid = report.new_grid("start", "true distortion")
+    for name, distortion in sorted(found.starts.items(), key=lambda entry: entry[1]):
+        grid.add_row(name, report.number(distortion))
+    return grid
+
+
+def _generations(found: Searched) -> Table:
     """Return the generations of `search` that found something better, at most 20, evenly spread."""
     grid = report.new_grid("passes", "on a part", "true distortion")
     better, best = [], found.start

@@ -1,0 +1,91 @@
+"""Running a network pruned to numbers of weights kept, while there are passes left."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rdprune.descent import Counts
+from rdprune.probing import backward_cost
+from rdprune.progress import Meter
+from rdprune.trial import Trial
+
+AGAIN: Final = 4  # probes about a pruned network, which are new after every gain
+STEP: Final = "searching"  # what the progress bar calls a pass
+
+
+class SpentError(Exception):
+    """All passes are spent."""
+
+
+class Judge:
+    """Runs the network, and counts; see `rdprune.descent.Judge`.
+
+    Parameters
+    ----------
+    names : list of str
+        The layers.
+    network : Trial
+    most : int
+        Passes after which it raises `SpentError`.
+    meter : Meter
+    gradients : bool
+        Whether backward passes can tell what steps do.
+    """
+
+    def __init__(
+        self, names: list[str], network: Trial, most: int, meter: Meter, gradients: bool
+    ) -> None:
+        self.parts = network.parts
+        self._gradients = gradients
+        self._names = names
+        self._network = network
+        self._most = most
+        self._meter = meter
+
+    def score(self, kept: Counts) -> float:
+        """Run on all samples."""
+        self._prune(kept)
+        distortion = self._network.measure().distortion
+        self._tell()
+        return distortion if math.isfinite(distortion) else math.inf
+
+    def look(self, kept: Counts, part: int) -> tuple[float, NDArray[np.float64]]:
+        """Run on a part."""
+        self._prune(kept)
+        measured = self._network.look(part)
+        self._tell()
+        assert measured.response is not None
+        response = measured.response.astype(np.float64)
+        offset = self._network.offset(part)
+        return measured.distortion, response if offset is None else response + offset
+
+    def around(
+        self, kept: Counts, options: list[Counts], part: int, seed: int
+    ) -> tuple[NDArray[np.float64], list[NDArray[np.float64]]] | None:
+        """Estimate by gradients; None without any, or with too few passes left for them."""
+        cost = math.ceil(backward_cost(AGAIN + 1) / self.parts)
+        if not self._gradients or self._network.passes + cost > self._most:
+            return None
+        self._prune(kept)
+        by_name = dict(zip(self._names, (row.tolist() for row in options), strict=True))
+        error, changes = self._network.around(part, by_name, probes=AGAIN, seed=seed)
+        self._tell()
+        return error, list(changes.values())
+
+    def _prune(self, kept: Counts) -> None:
+        if self._network.passes >= self._most:
+            raise SpentError
+        self._network.prune(dict(zip(self._names, kept.tolist(), strict=True)))
+
+    def _tell(self) -> None:
+        """Note what was run; what the store has takes no time."""
+        more = self._network.passes - self._meter.done
+        if self._network.ran:
+            self._meter.advance(STEP, more)
+        else:
+            self._meter.found(STEP, more)
+            self._meter.expect(float(self._most - self._meter.done))
