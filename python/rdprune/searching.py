@@ -36,7 +36,7 @@ PARTS: Final = 8
 PROJECTION: Final = 1024
 PROBES: Final = 8  # of a first look
 LOOK: Final = 1 + backward_cost(PROBES)  # its passes, with its multiply-accumulates
-LOOK_FROM: Final = 100  # passes for which a first look pays
+LOOK_FROM: Final = 50  # passes for which a first look pays
 OUTSIDE: Final = 3  # passes for multiply-accumulates and the dense outputs, whole and in parts
 STARTS: Final = (uniform, erk, global_magnitude, lamp)
 GIVEN, FIRST = "allocation", "first look"  # names of the other starts
@@ -128,7 +128,7 @@ def search(
         batch has samples. Where the model does not take such pieces, the batches are the parts.
     allocation : Allocation, optional
         One more start, with its budget; the others are what uniform, ERK, global magnitude and
-        LAMP keep and, of networks without BatchNorm that can be differentiated and for 100 passes
+        LAMP keep and, of networks without BatchNorm that can be differentiated and for 50 passes
         or more, the optimum of a `first_look` of 8 probes, which counts as 18. Starts beyond the
         budget, floors or caps are left out.
     budget, sparsity : optional

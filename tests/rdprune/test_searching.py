@@ -514,7 +514,10 @@ def test_networks_without_batchnorm_start_from_a_first_look(tied, tokens, monkey
     monkeypatch.setattr(torch.autograd, "grad", grad)
     options = {"forward": forward, "progress": False, "budget": {"params": "40%", "macs": "40%"}}
     found = search(tied, tokens, caps={"hidden.weight": "90%"}, passes=100, **options)
-    assert found.start <= search(tied, tokens, passes=99, **options).start
+    assert "first look" in found.starts
+    few = search(tied, tokens, passes=49, **options)
+    assert "first look" not in few.starts
+    assert found.start <= few.start
     samples = backward = 0
     found = search(tied, tokens, passes=100, **options)
     assert found.passes == 100

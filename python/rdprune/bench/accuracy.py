@@ -11,7 +11,7 @@ import torch
 
 import rdprune
 from rdprune.allocators import ALLOCATORS, Problem, counts
-from rdprune.bench.candidates import filled
+from rdprune.bench.candidates import between, filled
 from rdprune.bench.ledger import Ledger
 from rdprune.bench.subject import (
     Protocol,
@@ -44,9 +44,16 @@ OURS: Final = {
     "additive fitted": (FITTED, "mse", "additive"),
     "refined fitted": (FITTED, "mse", "refined"),
 }
+#: Densities half way, in their logarithms, between global magnitude's and another of ours.
+HALFWAY: Final = {
+    "halfway nmse": "additive nmse",
+    "halfway fitted": "additive fitted",
+    "halfway searched": "searched",
+    "halfway searched nmse": "searched nmse",
+}
 SEARCH: Final = 300  # passes
 DENSE: Final = "dense"
-METHODS: Final = (DENSE, *ALLOCATORS, *OURS)
+METHODS: Final = (DENSE, *ALLOCATORS, *OURS, *HALFWAY)
 SPARSITIES: Final = (0.5, 0.7, 0.8, 0.9, 0.955)
 TUNED: Final = ("batchnorm", "fitted")
 
@@ -198,6 +205,13 @@ class _Work:
                 recovery="batchnorm",
             )  # fmt: skip
             return {"kept": list(counts(method, problem).values()), "passes": None}
+        if method in HALFWAY:
+            ends = [self._planned((sparsity, m)) for m in ("global_magnitude", HALFWAY[method])]
+            one, other = (
+                dict(zip(subject.layers, end["kept"], strict=True)) for end in ends if end
+            )
+            kept = between(subject, one, other, 0.5, total)
+            return {"kept": list(kept.values()), "passes": ends[1] and ends[1]["passes"]}
         allocation, passes = self._ours(sparsity, *OURS[method])
         kept = filled(subject, expected_kept(subject.layers, allocation), total)
         return {"kept": list(kept.values()), "passes": passes}
