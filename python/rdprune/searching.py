@@ -149,6 +149,7 @@ def search(
         ``forward(model, batch)`` replaces the call of the model; by default the `features` that
         were measured for the allocation.
     seed : int
+        Of whatever is random, below 2**32.
     store : path, optional
         Run folder that keeps every measurement: the same call goes on where one was stopped.
     on_generation : callable, optional
@@ -177,8 +178,8 @@ def search(
         )
     if index(passes) < OUTSIDE + 1:
         raise ValueError(f"passes is {passes}, must be at least {OUTSIDE + 1}")
-    if index(seed) < 0:
-        raise ValueError(f"seed is {seed}, must not be negative")
+    if not 0 <= index(seed) < 2**32:
+        raise ValueError(f"seed is {seed}, must be between 0 and 2**32 - 1")
     forward = in_question(known, forward)
     kind = known.get("distortion", "mse") if distortion is None else distortion
     if allocation is None:

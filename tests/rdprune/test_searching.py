@@ -285,6 +285,7 @@ def test_failure_leaves_the_model(network, batches, fingerprint, interrupting, e
         ({"passes": 3}, "passes is 3, must be at least 4"),
         ({"passes": 6}, "passes is 6, must be at least 7: .* and 4 starts"),
         ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**32}, "seed is 4294967296, must be between 0 and"),
         (
             {"floors": {"linear.weight": 31}},
             "floors of 'linear.weight' is 31, above the layer's 30",
