@@ -261,6 +261,7 @@ class Runner:
                     f"must have one row for each of the {expected or 'n'} samples"
                 )
             yield output
+            _cut_graphs(self.model)
 
     def _run(self, index: int, batch: Any) -> Any:
         """Run the model; what a batch that does not fit its ``forward`` raises names the batch."""
@@ -322,6 +323,7 @@ class _ModuleState:
             self._module.train(self._attributes["training"])  # the rest cannot be written to
         else:
             self._restore_attributes()
+        _cut_graphs(self._module)
         for name, values in self._values.items():
             buffer = self._buffers[name]
             if buffer is not None:
@@ -336,6 +338,13 @@ class _ModuleState:
             self._module._flat_weights[:] = self._flat
         _replace(self._module._parameters, self._parameters)
         _replace(self._module._buffers, self._buffers)
+
+
+def _cut_graphs(module: nn.Module) -> None:
+    """Make leaves of the buffers that a pass with gradients has written to in place."""
+    for buffer in module.buffers():
+        if buffer.grad_fn is not None:
+            buffer.detach_()
 
 
 def _replace(target: dict[str, Any], items: Mapping[str, Any]) -> None:

@@ -260,8 +260,9 @@ def positions(output: Tensor, name: str) -> Tensor:
 def standardised(z: Tensor) -> Tensor:
     """Bring the last dimension to mean 0 and variance 1; constant ones become 0."""
     centred = z - z.mean(dim=-1, keepdim=True)
-    deviation = centred.square().mean(dim=-1, keepdim=True).sqrt()
-    return torch.where(deviation > 0, centred / deviation, 0.0)
+    variance = centred.square().mean(dim=-1, keepdim=True)
+    # Divided by 1 where it is constant, or the gradient would not be finite.
+    return centred / torch.where(variance > 0, variance, 1.0).sqrt()
 
 
 def _cosine(z: Tensor, w: Tensor) -> Tensor:

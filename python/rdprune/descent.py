@@ -1,14 +1,15 @@
 """A search for the least true distortion, with any number of weights a layer.
 
 A round looks, on a part of the samples, at layers keeping somewhat less and somewhat more than
-now: what that does to the output in the network as it is pruned. Where there are gradients that
-tell it, they are asked instead, of all layers for the price of a few looks. Children are joint or
-additive optima within the budget when a random few of these layers are free to take such a step,
-with a random price on the squares of the changes; a few are swaps between random layers. They are
-looked at on another part of the samples, the best are run on all, and one that truly distorts less
-is the next parent: the same steps are tried again from there. When the steps gain no more, swaps
-alone go on, which cost no looks; when they do not gain either, the next round begins with looks
-about the new point, nearer ones if the last did not help.
+now: what that does to the output in the network as it is pruned. Or gradients are asked, where
+there are any, which tell it of all layers for the price of a few looks, though to first order only.
+Whichever gained more a pass when it was last tried is next. Children are joint or additive optima
+within the budget when a random few of these layers are free to take such a step, with a random
+price on the squares of the changes; a few are swaps between random layers. They are looked at on
+another part of the samples, the best are run on all, and one that truly distorts less is the next
+parent: the same steps are tried again from there, or those of fresh gradients. When looks gain no
+more, swaps alone go on, which cost none. The next round begins about the new point, with nearer
+steps if the last did not help.
 
 Random subsets of layers and another part for every look keep the noise of one part from being
 followed. The judge, cheap looks at many children and whole runs of few, is that of Sieberling et
@@ -17,6 +18,7 @@ al. 2024, *EvoPress*, as are swaps; its children are all blind.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -30,6 +32,9 @@ CHILDREN = 16
 SURVIVORS = 2
 KINDS = ("joint", "joint", "swap", "joint", "additive", "joint", "swap", "joint")
 PATIENCE = 2  # generations in a row without gain by the same looks
+RENEWED = 4  # gains by gradients until it is asked whether looks gain more
+ENOUGH = 2  # generations by which a rate of gain is known
+NEVER = -1.0  # a rate of gain below all others
 WAIT = 3  # generations in a row without gain by swaps alone
 ROUND = 10  # passes that a round's looks take, about
 STEPS = (0.1, 0.3)  # of what a layer keeps, to both sides
@@ -50,6 +55,10 @@ class Judge(Protocol):
     """Runs the network pruned to numbers of weights kept, and stops it all by an exception."""
 
     parts: int
+
+    @property
+    def passes(self) -> int:
+        """Runs over all samples so far."""
 
     def score(self, kept: Counts) -> float:
         """Return the true distortion on all samples."""
@@ -154,6 +163,18 @@ def descend(
     return _Descent(start, distortion, space, judge, seed).rounds()
 
 
+@dataclass(slots=True)
+class _Way:
+    """How far the steps of one way to find them go, and what it gained a pass in its last round."""
+
+    scale: float = 1.0
+    rate: float = math.inf
+
+    def rescale(self, gained: bool) -> None:
+        """Go farther next time, or less far."""
+        self.scale = min(max(LEAST, self.scale * (GROW if gained else SHRINK)), MOST)
+
+
 class _Descent:
     """Where a search is, and how it goes on."""
 
@@ -164,65 +185,94 @@ class _Descent:
         self._space, self._judge = space, judge
         self._seed = seed << SEEDS
         self._random = np.random.default_rng(seed)
-        self._scale, self._turn = 1.0, 0
+        self._turn = 0
         self._born = True
+        self._gradients, self._looks = _Way(), _Way()
 
     def rounds(self) -> Iterator[tuple[Counts, float, float]]:
         """Yield as `descend` does."""
+        way = self._looks
         while self._born and self._best != 0:
-            before, self._born = self._best, False
-            looks = self._foresee()
-            if looks is not None:
-                yield from self._generations(looks, PATIENCE, fresh=True)
-                self._rescale(before)
+            before, spent, self._born = self._best, self._judge.passes, False
+            way = self._next(way)
+            steps = self._foresee() if way is self._gradients else None
+            if steps is not None:
+                yield from self._by_gradients(steps)
             else:
-                looks = self._look_around()
-                yield from self._generations(looks, PATIENCE)
-                if looks is not None:
-                    self._rescale(before)
-                yield from self._generations(None, WAIT)
+                if way is self._gradients:  # there are none, or not any more
+                    way.rate, way = NEVER, self._looks
+                yield from self._by_looks()
+            way.rate = self._rate(before, spent)
             self._turn += 1
+
+    def _next(self, last: _Way) -> _Way:
+        """Return the way that gained more a pass when it was last gone."""
+        other = self._looks if last is self._gradients else self._gradients
+        return last if last.rate > other.rate else other
+
+    def _rate(self, before: float, spent: int) -> float:
+        """Return what was gained a pass since then: the logarithm of what is left."""
+        if self._best == 0:
+            return math.inf
+        return math.log(before / self._best) / max(self._judge.passes - spent, 1)
+
+    def _by_gradients(self, steps: _Looks) -> Iterator[tuple[Counts, float, float]]:
+        """Breed a few generations with gain, each but the first with fresh gradients."""
+        start, gains, failed = self._best, 0, 0
+        while failed < PATIENCE and gains < RENEWED:
+            before = self._best
+            yield from self._generation(steps)
+            failed += 1
+            if self._best < before:
+                gains, failed = gains + 1, 0
+                again = self._foresee() if gains < RENEWED else None
+                steps = steps if again is None else again
+        self._gradients.rescale(self._best < start)
+
+    def _by_looks(self) -> Iterator[tuple[Counts, float, float]]:
+        """Breed while the same looks gain, then by swaps while these gain more than gradients."""
+        before = self._best
+        looks = self._look_around()
+        yield from self._generations(looks, PATIENCE, NEVER)
+        if looks is not None:
+            self._looks.rescale(self._best < before)
+        yield from self._generations(None, WAIT, self._gradients.rate)
 
     def _generations(
-        self, looks: _Looks | None, patience: int, *, fresh: bool = False
+        self, looks: _Looks | None, patience: int, rate: float
     ) -> Iterator[tuple[Counts, float, float]]:
-        """Breed until so many generations in a row did not gain; `fresh` foresees after a gain."""
-        failed = 0
-        while failed < patience:
-            self._turn += 1
-            before, failed = self._best, failed + 1
-            mark = self._generation(looks)
-            if self._best < before:
-                failed = 0
-            if mark is not None:
-                yield self._point, self._best, mark
-            if fresh and not failed:
-                looks = self._foresee() or looks
+        """Breed until so many generations in a row did not gain, or all of them less a pass."""
+        start, spent, failed, born = self._best, self._judge.passes, 0, 0
+        while failed < patience and (born < ENOUGH or self._rate(start, spent) >= rate):
+            before = self._best
+            yield from self._generation(looks)
+            failed = 0 if self._best < before else failed + 1
+            born += 1
 
-    def _generation(self, looks: _Looks | None) -> float | None:
-        """Try children, and move to the best; return its mark, None without any children."""
+    def _generation(self, looks: _Looks | None) -> Iterator[tuple[Counts, float, float]]:
+        """Try children, and move to the best; yield where it is, unless there were no children."""
+        self._turn += 1
         children = _children(self._point, looks, self._space, self._random)
-        self._born = self._born or len(children) > 0
         marks = [self._judge.look(child, self._turn % self._judge.parts)[0] for child in children]
         order = np.argsort(marks, kind="stable")[:SURVIVORS].tolist()
         for child in order:
             found = self._judge.score(children[child])
             if found < self._best:
                 self._point, self._best = children[child], found
-        return marks[order[0]] if order else None
-
-    def _rescale(self, before: float) -> None:
-        factor = GROW if self._best < before else SHRINK
-        self._scale = min(max(LEAST, self._scale * factor), MOST)
+        if order:
+            self._born = True
+            yield self._point, self._best, marks[order[0]]
 
     def _foresee(self) -> _Looks | None:
         part = self._turn % self._judge.parts
         seed = self._seed + self._turn
-        return _foresee(self._point, self._space, self._judge, self._scale, part, seed)
+        scale = self._gradients.scale
+        return _foresee(self._point, self._space, self._judge, scale, part, seed)
 
     def _look_around(self) -> _Looks | None:
         part = self._turn % self._judge.parts
-        return _look_around(self._point, self._space, self._judge, self._scale, part, self._random)
+        scale = self._looks.scale
+        return _look_around(self._point, self._space, self._judge, scale, part, self._random)
 
 
 def _look_around(
@@ -283,9 +333,11 @@ def _foresee(
         wanted = np.round(max(int(here), 1) * np.exp(steps)).astype(np.int64)
         options.append(np.union1d(wanted.clip(least, most), [here]))
     found = judge.around(point, options, part, seed)
-    if found is None or not all(np.isfinite(row).all() for row in (found[0], *found[1])):
+    if found is None:
         return None
     error, changes = found
+    if not all((np.abs(row) < FARTHEST).all() for row in (error, *changes)):
+        return None
     before = np.mean(error**2)
     rises = [np.mean((error + rows) ** 2, axis=1) - before for rows in changes]
     return _Looks(np.arange(len(point)), error, options, changes, rises)

@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdprune.descent import Counts
-from rdprune.probing import backward_cost
 from rdprune.progress import Meter
 from rdprune.trial import Trial
 
-AGAIN: Final = 4  # probes about a pruned network, which are new after every gain
+PROBES: Final = 4  # about a pruned network; new ones after every gain
 STEP: Final = "searching"  # what the progress bar calls a pass
 
 
@@ -46,6 +45,11 @@ class Judge:
         self._most = most
         self._meter = meter
 
+    @property
+    def passes(self) -> int:
+        """Runs over all samples so far."""
+        return self._network.passes
+
     def score(self, kept: Counts) -> float:
         """Run on all samples."""
         self._prune(kept)
@@ -67,14 +71,13 @@ class Judge:
         self, kept: Counts, options: list[Counts], part: int, seed: int
     ) -> tuple[NDArray[np.float64], list[NDArray[np.float64]]] | None:
         """Estimate by gradients; None without any, or with too few passes left for them."""
-        cost = math.ceil(backward_cost(AGAIN + 1) / self.parts)
-        if not self._gradients or self._network.passes + cost > self._most:
+        if not self._gradients or self._network.passes_around(part, PROBES) > self._most:
             return None
         self._prune(kept)
         by_name = dict(zip(self._names, (row.tolist() for row in options), strict=True))
-        error, changes = self._network.around(part, by_name, probes=AGAIN, seed=seed)
+        error, changes = self._network.around(part, by_name, probes=PROBES, seed=seed)
         self._tell()
-        return error, list(changes.values())
+        return error, [changes[name] for name in self._names]
 
     def _prune(self, kept: Counts) -> None:
         if self._network.passes >= self._most:
@@ -84,7 +87,8 @@ class Judge:
     def _tell(self) -> None:
         """Note what was run; what the store has takes no time."""
         more = self._network.passes - self._meter.done
-        if self._network.ran:
+        ran, self._network.ran = self._network.ran, False
+        if ran:
             self._meter.advance(STEP, more)
         else:
             self._meter.found(STEP, more)

@@ -200,6 +200,9 @@ class MaskKeeper:
 
 
 def _fitting(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Prunable]:
+    if not isinstance(masks, Mapping):
+        kind = type(masks).__name__
+        raise ValueError(f"masks is a {kind}, must be bool masks by parameter name: rdprune.masks")
     if not masks:
         raise ValueError("masks is empty: there is nothing to keep")
     layers = named_layers(model, masks, "masks")

@@ -116,6 +116,7 @@ def saved_weights(parameters: Iterable[nn.Parameter]) -> Iterator[tuple[Tensor, 
     finally:
         for parameter, values in zip(parameters, saved, strict=True):
             parameter.data.copy_(values)
+        torch.clear_autocast_cache()  # an autocast around us has casts of what was there
 
 
 def write_masked(parameter: nn.Parameter, dense: Tensor, mask: Tensor) -> None:

@@ -18,6 +18,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
+from typing import Final
 
 import numpy as np
 import torch
@@ -27,10 +29,11 @@ from torch import Tensor
 from rdprune.batches import Runner
 from rdprune.distortion import Reference
 from rdprune.layers import Prunable
-from rdprune.magnitude import magnitude_order
+from rdprune.magnitude import magnitude_order, saved_weights
 from rdprune.progress import Meter
 
 STEP = "first look"
+SAME: Final = 0.02  # of the outputs, between two kernels: what half precision explains
 Responses = dict[str, NDArray[np.float32]]
 
 
@@ -72,7 +75,7 @@ def first_order(
         mean square error of the output.
     """
     removals = {
-        name: Removal(layer.parameter.detach(), magnitude_order(layer.parameter, layer=name))
+        name: RemovedSums(layer.parameter.detach(), magnitude_order(layer.parameter, layer=name))
         for name, layer in layers.items()
     }
     generator = torch.Generator().manual_seed(seed)
@@ -88,13 +91,14 @@ def first_order(
         meter.advance(STEP)
         return _signs(output, generator)
 
-    totals = _products(layers, removals, kept, outputs(), direction, probes)
+    whole = {name: layer.parameter.numel() for name, layer in layers.items()}
+    totals = _products(layers, removals, kept, whole, outputs(), direction, probes)
     return {name: (total / math.sqrt(samples)).astype(np.float32) for name, total in totals.items()}
 
 
 def first_order_about(
     layers: Mapping[str, Prunable],
-    removals: Mapping[str, Removal],
+    removals: Mapping[str, RemovedSums],
     now: Mapping[str, int],
     kept: Mapping[str, Sequence[int]],
     runner: Runner,
@@ -111,7 +115,7 @@ def first_order_about(
     ----------
     layers : mapping of str to Prunable
         As they are now, some of their weights zero.
-    removals : mapping of str to Removal
+    removals : mapping of str to RemovedSums
         Their dense weights.
     now : mapping of str to int
         Weights that the layers keep.
@@ -127,8 +131,8 @@ def first_order_about(
     -------
     ndarray and dict of str to ndarray
         float64, shapes (probes + 1,) and (K_l, probes + 1): the present error, and its changes. The
-        mean of the squares of their sum estimates the distortion; of the error alone it is the
-        distortion. Not finite where the output is not.
+        mean of the squares of their sum estimates the distortion; of the error alone it is what
+        `Reference.mapped` says it is. Not finite where the output is not.
     """
     generator = torch.Generator().manual_seed(seed)
     square = 0.0
@@ -147,7 +151,8 @@ def first_order_about(
     outputs = runner.live_outputs()
     errors = (reference.mapped(index, output) for index, output in enumerate(outputs))
     both = {name: [*row, now[name]] for name, row in kept.items()}
-    totals = _products(layers, removals, both, errors, direction, probes + 1)
+    most = {name: max(row) for name, row in both.items()}
+    totals = _products(layers, removals, both, most, errors, direction, probes + 1)
     length = math.sqrt(square)
     width = probes + 1
     changes = {}
@@ -161,7 +166,52 @@ def first_order_about(
     return error, changes
 
 
-class Removal:
+def gradients_tell(
+    layers: Mapping[str, Prunable], runner: Runner, dense: Sequence[Tensor]
+) -> tuple[bool, int]:
+    """Whether gradients tell what the layers do to the outputs, and the passes that it took.
+
+    Not where the model cannot be differentiated, where it gives other outputs with gradients on
+    (a fused kernel that fills padding with zeros), or where a layer that no gradient reaches, as
+    behind a ``detach()``, changes the outputs. Use within `preserved`.
+
+    Parameters
+    ----------
+    layers : mapping of str to Prunable
+        As they are in the dense model.
+    runner : Runner
+    dense : sequence of torch.Tensor
+        What the runner's `outputs` were, batch for batch.
+    """
+    parameters = [layer.parameter for layer in layers.values()]
+    reached: set[str] = set()
+    try:
+        with _differentiable(parameters):
+            for output, before in zip(runner.live_outputs(), dense, strict=True):
+                if not _close(output, before):
+                    return False, backward_cost(1)
+                signs = torch.ones_like(output)
+                found = torch.autograd.grad(output, parameters, signs, allow_unused=True)
+                reached |= {n for n, g in zip(layers, found, strict=True) if g is not None}
+    except (TypeError, RuntimeError):
+        return False, backward_cost(1)
+    lost = [layer.parameter for name, layer in layers.items() if name not in reached]
+    if not lost:
+        return True, backward_cost(1)
+    with saved_weights(lost):
+        for parameter in lost:
+            parameter.data.zero_()
+        same = all(_close(a, b) for a, b in zip(runner.outputs(), dense, strict=True))
+    return same, backward_cost(1) + 1
+
+
+def _close(output: Tensor, dense: Tensor) -> bool:
+    """Whether outputs are the same, but for the rounding of another kernel."""
+    change = output.detach().to("cpu", dense.dtype) - dense
+    return bool(change.norm() <= SAME * dense.norm())
+
+
+class RemovedSums:
     """A layer's dense weights in the order of their magnitudes.
 
     Parameters
@@ -172,24 +222,30 @@ class Removal:
     """
 
     def __init__(self, weight: Tensor, order: Tensor) -> None:
+        self._weight = weight
         self._order = order
-        self._sorted = weight.reshape(-1)[order].double()
 
-    def product(self, gradient: Tensor, kept: Sequence[int]) -> NDArray[np.float64]:
-        """Minus the inner products with what is removed, keeping so many weights; shape (K,)."""
-        terms = gradient.reshape(-1)[self._order].double() * self._sorted
-        # Summed from the smallest magnitude on, so that the rounding is of what is removed.
-        removed = terms.flip(0).cumsum(0)
-        count = len(terms) - torch.tensor(kept, device=terms.device)
-        sums = torch.where(count > 0, removed[(count - 1).clamp(min=0)], 0.0)
-        found: NDArray[np.float64] = -sums.cpu().numpy()
+    def product(self, gradient: Tensor, kept: Sequence[int], most: int) -> NDArray[np.float64]:
+        """Minus the inner products with what is removed when `most` become so many; shape (K,)."""
+        wide = torch.float64 if gradient.dtype == torch.float64 else torch.float32
+        terms = (gradient.to(wide) * self._weight.to(wide)).reshape(-1)
+        # Added from the smallest magnitude on, so that the rounding is of what is removed.
+        counts = sorted(set(kept) | {most}, reverse=True)
+        slices = [
+            terms[self._order[fewer:more]].sum(dtype=torch.float64)
+            for more, fewer in pairwise(counts)
+        ]
+        sums = np.cumsum([0.0, *(torch.stack(slices).tolist() if slices else [])])
+        place = {count: at for at, count in enumerate(counts)}
+        found: NDArray[np.float64] = -sums[[place[count] for count in kept]]
         return found
 
 
 def _products(
     layers: Mapping[str, Prunable],
-    removals: Mapping[str, Removal],
+    removals: Mapping[str, RemovedSums],
     kept: Mapping[str, Sequence[int]],
+    most: Mapping[str, int],
     outputs: Iterable[Tensor],
     direction: Callable[[Tensor, int], Tensor],
     count: int,
@@ -197,22 +253,27 @@ def _products(
     """Return <d, v>, summed over the outputs, of every option and so many directions d; (K, count).
 
     `outputs` are made with gradients on; `direction` is asked for each of them and each number.
+    What is removed is counted from `most` kept weights on. Every direction goes back with a mean
+    square of 1, so that gradients in half precision do not vanish.
     """
     totals = {name: np.zeros((len(row), count)) for name, row in kept.items()}
     parameters = [layer.parameter for layer in layers.values()]
     with _differentiable(parameters):
         for output in outputs:
             for number in range(count):
+                towards = direction(output, number)
+                size = float(towards.double().square().mean().sqrt()) or 1.0
                 gradients = torch.autograd.grad(
                     output,
                     parameters,
-                    direction(output, number),
+                    towards / size,
                     retain_graph=number < count - 1,
                     allow_unused=True,
                 )
                 for name, gradient in zip(layers, gradients, strict=True):
                     if gradient is not None:
-                        totals[name][:, number] += removals[name].product(gradient, kept[name])
+                        products = removals[name].product(gradient, kept[name], most[name])
+                        totals[name][:, number] += size * products
             del output, gradients
     return totals
 
@@ -231,5 +292,5 @@ def _differentiable(parameters: Sequence[Tensor]) -> Iterator[None]:
 
 
 def _signs(output: Tensor, generator: torch.Generator) -> Tensor:
-    signs = 2 * torch.randint(2, output.shape, generator=generator) - 1
+    signs = 2 * torch.randint(2, output.shape, generator=generator, dtype=torch.int8) - 1
     return signs.to(output)

@@ -201,8 +201,23 @@ def verify_table(reports: Iterable[VerifyReport]) -> Table:
     states = sorted({f"{r.objective} objective, recovery {r.recovery}" for r in rows})
     grid.caption = f"{counts} samples; {'; '.join(states)}"
     if repaired:
-        grid.caption += "\ntrue: in the state measured; repaired: as `apply` with it writes it"
+        grid.caption += (
+            "\ntrue: both networks in the state measured; no repair, repaired: the pruned network "
+            "as it is,\nand as `apply` with the repair writes it, against the dense one as it is"
+        )
+    if any(_worsens(report) for report in rows):
+        grid.caption += (
+            "\n[yellow]the repair makes it worse: the dense network's own BatchNorm statistics "
+            "do not fit these batches"
+        )
     return grid
+
+
+def _worsens(found: VerifyReport) -> bool:
+    """Whether re-estimated statistics take the pruned network further from the dense one."""
+    if found.after is None or "batchnorm" not in found.recovery:
+        return False
+    return found.after > found.before
 
 
 def rounds_table(found: Refined) -> Table:

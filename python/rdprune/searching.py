@@ -23,6 +23,7 @@ from rdprune.judging import Judge, SpentError
 from rdprune.layers import Prunable, named_layers, prunable, signature
 from rdprune.looking import first_look
 from rdprune.masking import expected_kept
+from rdprune.memory import release
 from rdprune.options import MASK
 from rdprune.probing import backward_cost
 from rdprune.progress import progress_bar
@@ -36,9 +37,11 @@ PARTS: Final = 8
 PROJECTION: Final = 1024
 PROBES: Final = 8  # of a first look
 LOOK: Final = 1 + backward_cost(PROBES)  # its passes, with its multiply-accumulates
+FAILED: Final = 2  # where the model cannot be differentiated
 LOOK_FROM: Final = 50  # passes for which a first look pays
-OUTSIDE: Final = 3  # passes for multiply-accumulates and the dense outputs, whole and in parts
 STARTS: Final = (uniform, erk, global_magnitude, lamp)
+OUTSIDE: Final = 4  # most passes for multiply-accumulates and dense outputs, whole and in parts
+LEAST: Final = OUTSIDE + len(STARTS) + 1
 GIVEN, FIRST = "allocation", "first look"  # names of the other starts
 
 
@@ -113,10 +116,12 @@ def search(
 ) -> Searched:
     """Search for the allocation of least true distortion, with any number of weights a layer.
 
-    Needs no table. Every layer's steps are looked at on a part of the samples, in the network as
-    it is pruned by then, and the children that the solver makes of them are run; `rdprune.descent`
-    says how. Never ends worse than it began. The model is left exactly as it was, also after an
-    error or an interrupt. The same call gives the same allocation.
+    Needs no table. Every layer's steps are looked at on a part of the samples, or foretold by
+    backward passes there (five and one forward one count as eleven; for 50 passes or more, where
+    the distortion is a mean of squares), in the network as it is pruned by then, and the children
+    that the solver makes of them are run; `rdprune.descent` says how. Never ends worse than it
+    began. The model is left exactly as it was, also after an error or an interrupt. The same call
+    gives the same allocation.
 
     Parameters
     ----------
@@ -135,8 +140,8 @@ def search(
         As for `rdprune_core.allocate`, of the costs ``params`` and ``macs``; without `allocation`,
         or for another budget than its own.
     passes : int
-        Most runs of the network over all samples in all. The search ends before where there is
-        nothing left to change.
+        Most runs of the network over all samples in all, at least 9. The search ends before where
+        there is nothing left to change.
     recovery : str, optional
         ``"none"`` or ``"batchnorm"``, as for `measure`; by default the allocation's, or none.
     distortion : str or callable, optional
@@ -176,8 +181,11 @@ def search(
             f"recovery is {state!r}: fitting weights or biases for every child would cost too "
             "much; use 'none' or 'batchnorm', or refine"
         )
-    if index(passes) < OUTSIDE + 1:
-        raise ValueError(f"passes is {passes}, must be at least {OUTSIDE + 1}")
+    if index(passes) < LEAST:
+        raise ValueError(
+            f"passes is {passes}, must be at least {LEAST}: multiply-accumulates, the dense "
+            f"outputs, whole and in parts, and {LEAST - OUTSIDE} starts"
+        )
     if not 0 <= index(seed) < 2**32:
         raise ValueError(f"seed is {seed}, must be between 0 and 2**32 - 1")
     forward = in_question(known, forward)
@@ -200,13 +208,8 @@ def search(
     asked = passes >= LOOK_FROM and not batchnorms(model)
     look = _looked(model, data, found, forward, seed) if asked else None
     if look is not None:
-        starts |= first_optimum(FIRST, look, within)
+        starts |= first_optimum(FIRST, look, found, within)
     points = _points(starts, within)
-    if passes < OUTSIDE + len(points):
-        raise ValueError(
-            f"passes is {passes}, must be at least {OUTSIDE + len(points)}: multiply-accumulates, "
-            f"the dense outputs, whole and in parts, and {len(points)} starts"
-        )
     with (
         trial(
             model,
@@ -223,8 +226,9 @@ def search(
         progress_bar(passes, progress) as meter,
     ):
         network.spend(1)  # for the multiply-accumulates
-        network.spend(LOOK if asked else 0)
-        judge = Judge(list(found), network, passes, meter, look is not None and network.squares)
+        network.spend((FAILED if look is None else LOOK) if asked else 0)
+        gradients = passes >= LOOK_FROM and network.differentiable()
+        judge = Judge(list(found), network, passes, meter, gradients)
         searched = _Progress(found, corners, within, network, on_generation)
         return _run(judge, searched, points, within, seed)
 
@@ -339,6 +343,7 @@ def _run(
     try:
         for step in descend(points[best], scores[best], within, judge, seed=seed):
             progress.note(*step)
+            release()
     except SpentError:
         pass
     return progress.searched()

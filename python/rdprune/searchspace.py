@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -113,15 +113,22 @@ def start(
     return dict(zip(layers, kept(best).tolist(), strict=True))
 
 
-def first_optimum(called: str, look: RDTable, within: Space) -> dict[str, dict[str, int]]:
-    """Return the optimum of a first look by its name, if it has one within all bounds."""
-    low = {name: int(bound) for name, bound in zip(look.names, within.low, strict=True)}
-    high = {name: int(bound) for name, bound in zip(look.names, within.high, strict=True)}
+def first_optimum(
+    called: str, look: RDTable, layers: Iterable[str], within: Space
+) -> dict[str, dict[str, int]]:
+    """Return the optimum of a first look by its name, if it has one within all bounds.
+
+    The layers of the look are in the model's order, those of the space in the given one.
+    """
+    names = list(layers)
+    low = dict(zip(names, within.low.tolist(), strict=True))
+    high = dict(zip(names, within.high.tolist(), strict=True))
     try:
         found = allocate(look, dict(within.budget), floors=low, caps=high)
     except InfeasibleBudgetError:
         return {}
-    return {called: dict(zip(look.names, found.layer_costs["params"].tolist(), strict=True))}
+    kept = dict(zip(look.names, found.layer_costs["params"].tolist(), strict=True))
+    return {called: {name: kept[name] for name in names}}
 
 
 def fitting(kept: Counts, within: Space) -> bool:

@@ -49,7 +49,7 @@ COMMIT;
 def go_on(folder: str | PathLike[str] | None) -> str:
     """Say what a run that stops leaves, and how to go on."""
     if folder is None:
-        return "nothing is kept; with a store (--store FOLDER) a run can go on where it stopped"
+        return "no measurement is kept; with --store FOLDER a run can go on where it stopped"
     return f"what was measured is kept in {folder}: run the same command again to go on"
 
 

@@ -111,8 +111,9 @@ def completion(
 
 def _unit(z: Tensor) -> Tensor:
     """Scale to length 1 along the last dimension; zero stays zero."""
-    length = z.norm(dim=-1, keepdim=True)
-    return torch.where(length > 0, z / length, 0.0)
+    square = z.square().sum(dim=-1, keepdim=True)
+    # Divided by 1 where it is zero, or the gradient would not be finite.
+    return z / torch.where(square > 0, square, 1.0).sqrt()
 
 
 def _roots(shares: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from rdprune.layers import Prunable, named_layers
 from rdprune.magnitude import magnitude_order, order_mask, saved_weights, write_masked
 from rdprune.options import MASK, Option, magnitude_key
 from rdprune.prefix import Prefix
-from rdprune.probing import Removal, backward_cost, first_order_about
+from rdprune.probing import RemovedSums, backward_cost, first_order_about, gradients_tell
 from rdprune.recovery import Write, Writer, fits, recovered, unmasked_copy
 from rdprune.refitting import FitCost
 from rdprune.store import Shelf, Store
@@ -81,7 +81,7 @@ class Trial:
     found : int
         Measurements that the store had from earlier runs.
     ran : bool
-        Whether the network has been run since.
+        Whether the network has been run since this was last set to false.
     parts : int
         Parts of the samples that `look` can run on.
     """
@@ -161,18 +161,29 @@ class Trial:
         self.ran = True
         sweep = self._parts[part]
         self._looked += backward_cost(probes + 1) * sweep.reference.samples
+        removals = {n: RemovedSums(w, self._orders[n]) for n, w in self._dense.items()}
         return first_order_about(
-            self._layers, self._removals(), self._now, options, sweep.runner, sweep.reference,
+            self._layers, removals, self._now, options, sweep.runner, sweep.reference,
             probes=probes, seed=seed,
         )  # fmt: skip
 
-    @property
-    def squares(self) -> bool:
-        """Whether `around` knows the distortion: it is a mean of squares."""
-        return self._sweep.reference.measures_squares
+    def passes_around(self, part: int, probes: int) -> int:
+        """Return what `passes` would be after `around` on a part."""
+        looked = self._looked + backward_cost(probes + 1) * self._parts[part].reference.samples
+        return self._passes - -looked // self._sweep.reference.samples
 
-    def _removals(self) -> dict[str, Removal]:
-        return {name: Removal(w, self._orders[name]) for name, w in self._dense.items()}
+    def differentiable(self) -> bool:
+        """Whether `around` can tell: see `gradients_tell`, of the dense network on the first part.
+
+        The distortion has to be a mean of squares, too.
+        """
+        if not self._sweep.reference.measures_squares:
+            return False
+        self.settle()
+        sweep = self._parts[0]
+        told, passes = gradients_tell(self._layers, sweep.runner, sweep.reference.outputs)
+        self._looked += passes * sweep.reference.samples
+        return told
 
     def spend(self, passes: int) -> None:
         """Count runs of the network that were made elsewhere."""

@@ -117,7 +117,10 @@ def _fingerprint(model: nn.Module) -> dict[str, Any]:
         "versions": [p._version for p in model.parameters()],
         "grads": {n: None if p.grad is None else _raw(p.grad) for n, p in model.named_parameters()},
         "requires_grad": {name: p.requires_grad for name, p in model.named_parameters()},
-        "buffers": {name: (id(b), _raw(b)) for name, b in model.named_buffers()},
+        "buffers": {
+            name: (id(b), _raw(b), b.requires_grad, b.grad_fn is None)
+            for name, b in model.named_buffers()
+        },
         "training": {name: module.training for name, module in modules.items()},
         "attributes": {
             name: {k: id(v) for k, v in vars(module).items()} for name, module in modules.items()

@@ -131,6 +131,8 @@ def test_refusals(network, made):
     """Masks that do not fit, none, and a masked model are named."""
     with pytest.raises(ValueError, match="masks is empty"):
         verify_sparsity_(network, {})
+    with pytest.raises(ValueError, match="masks is a list, must be bool masks by parameter name"):
+        verify_sparsity_(network, ["conv1.weight"])
     with pytest.raises(ValueError, match=r"mask of layer 'linear\.weight' is torch\.bool of sha"):
         MaskKeeper(network, {"linear.weight": torch.ones(2, 2, dtype=torch.bool)})
     with pytest.raises(ValueError, match="no layer 'other'"):

@@ -14,7 +14,7 @@ from rdprune.criteria import parse
 from rdprune.distortion import Reference
 from rdprune.layers import prunable
 from rdprune.magnitude import magnitude_order, order_mask, write_masked
-from rdprune.probing import Removal, first_order_about
+from rdprune.probing import RemovedSums, first_order_about
 
 X = [torch.randn(n, 8, generator=torch.Generator().manual_seed(n)).double() for n in (5, 3)]
 
@@ -34,7 +34,7 @@ def about(model, now, kept, distortion="mse", probes=4, forward=None):
     with preserved(model):
         reference = Reference(runner.outputs(), distortion=distortion)
         prune(now)
-        removals = {name: Removal(dense[name], orders[name]) for name in layers}
+        removals = {name: RemovedSums(dense[name], orders[name]) for name in layers}
         error, changes = first_order_about(
             layers, removals, now, kept, runner, reference, probes=probes, seed=1
         )
@@ -124,3 +124,33 @@ def test_which_distortions_are_squares():
     assert not Reference(
         outputs, distortion=lambda dense, output: (output - dense).abs().mean(1)
     ).measures_squares
+
+
+@pytest.mark.parametrize("distortion", ["nmse", "cosine"])
+def test_a_sample_without_output_has_a_gradient(distortion):
+    """A row of zeros, whose direction is not defined, does not spoil the others."""
+    net = nn.Sequential(
+        nn.Linear(8, 6, bias=False), nn.ReLU(), nn.Linear(6, 5, bias=False)
+    ).double()
+    now = {"0.weight": 30, "2.weight": 20}
+
+    def forward(model, batch):
+        return model(torch.cat([batch, torch.zeros(1, 8, dtype=batch.dtype)]))
+
+    kept = {"0.weight": [30, 10], "2.weight": [20]}
+    error, changes, true = about(net, now, kept, distortion, forward=forward)
+    assert np.mean(error**2) == pytest.approx(true(now), rel=1e-9)
+    assert np.isfinite(changes["0.weight"]).all()
+    assert np.abs(changes["0.weight"][1]).max() > 0
+
+
+def test_batches_of_different_shapes_weigh_by_their_samples():
+    """The distortion is a mean over samples, of outputs of any length."""
+
+    def forward(model, batch):
+        found = model(batch)
+        return found.repeat(1, 1 if len(batch) > 4 else 3)
+
+    now = {"0.weight": 30, "2.weight": 20}
+    error, _, true = about(model(), now, {"0.weight": [30], "2.weight": [20]}, forward=forward)
+    assert np.mean(error**2) == pytest.approx(true(now), rel=1e-9)

@@ -140,6 +140,18 @@ def test_verify_table_shows_counts_and_ratio() -> None:
     assert ["64", "samples;", "additive", "objective,", "recovery", "batchnorm"] in lines
 
 
+@pytest.mark.parametrize(
+    ("recovery", "after", "warned"),
+    [("batchnorm", 9.5, True), ("batchnorm", 8.5, False), ("bias", 9.5, False), ("none", None, 0)],
+)
+def test_verify_table_warns_of_statistics_that_do_not_fit(recovery, after, warned) -> None:
+    """Where re-estimated BatchNorm statistics make it worse, the dense network's do not fit."""
+    found = VerifyReport(
+        2.0, 3.0, 1.5, {"a": 5}, 5, 5, 64, "additive", recovery, None, None, 9.0, after
+    )
+    assert ("statistics do not fit" in str(report.verify_table([found]).caption)) == warned
+
+
 def test_frontier_table_thins_many_points_and_keeps_both_ends() -> None:
     """Of 101 points 21 rows are shown, from the least budget to the dense one."""
     table = table_of(4)

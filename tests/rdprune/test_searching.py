@@ -21,7 +21,7 @@ from rdprune.cli import app
 from rdprune.descent import Space, _swapped, descend
 from rdprune.layers import prunable
 from rdprune.progress import Meter
-from rdprune.trial import Trial, trial
+from rdprune.trial import trial
 from rdprune_core import Allocation, InfeasibleBudgetError, allocate
 
 
@@ -48,6 +48,10 @@ class Bowl:
 
     def _response(self, kept):
         return (np.log(np.maximum(kept, 1) / self._target)) @ self._directions
+
+    @property
+    def passes(self):
+        return len(self.scores) + (self.looks + 11 * self.asked) // 8
 
     def score(self, kept):
         self.scores.append(kept.copy())
@@ -215,7 +219,7 @@ def test_time_left_after_a_stop(network, batches, tmp_path, monkeypatch):
         yield Meter(total, lambda m: lines.append((m.done, m.left)), lambda: 0.0 + next(now))
 
     monkeypatch.setattr(searching, "progress_bar", bar)
-    run(network, batches, passes=60, store=tmp_path)
+    run(network, batches, passes=45, store=tmp_path)
     known = [left for done, left in lines if done <= 30]
     assert known.count(None) == len(known) > 30
     assert lines[-1][1] == 0
@@ -282,8 +286,7 @@ def test_failure_leaves_the_model(network, batches, fingerprint, interrupting, e
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"passes": 3}, "passes is 3, must be at least 4"),
-        ({"passes": 6}, "passes is 6, must be at least 7: .* and 4 starts"),
+        ({"passes": 8}, "passes is 8, must be at least 9: .* and 5 starts"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**32}, "seed is 4294967296, must be between 0 and"),
         (
@@ -310,7 +313,7 @@ def test_refuses_what_is_out_of_reach(network, batches):
     """A budget below the floors says what can be reached."""
     with pytest.raises(InfeasibleBudgetError, match="least"):
         run(network, batches, sparsity=0.9, floors={"conv2.weight": "100%"})
-    a = run(network, batches, passes=8).allocation
+    a = run(network, batches, passes=9).allocation
     with pytest.raises(ValueError, match="does not have the weights"):
         search(nn.Sequential(nn.Linear(3, 3)), batches, a, progress=False)
     table = measure(network, batches, levels=5, criterion="wanda", progress=False)
@@ -493,63 +496,5 @@ def test_a_cap_above_the_size_is_the_size(network, batches):
     """What a cap does not bind stays free, and what it does is used up elsewhere."""
     found = run(network, batches, caps={"linear.weight": 10**6}, passes=20)
     assert found.allocation.layer_costs["params"][2] <= 30
-    found = run(network, batches, sparsity=0.5, caps={"conv1.weight": 2}, passes=8)
+    found = run(network, batches, sparsity=0.5, caps={"conv1.weight": 2}, passes=9)
     assert found.allocation.cost["params"] > 0.9 * found.allocation.budget["params"]
-
-
-def test_networks_without_batchnorm_start_from_a_first_look(tied, tokens, monkeypatch):
-    """Its optimum is one more start, its passes are counted, and bounds and macs hold."""
-    samples = backward = 0
-
-    def forward(model, batch):
-        nonlocal samples
-        samples += len(batch)
-        return model(batch)
-
-    def grad(output, *rest, **options):
-        nonlocal backward
-        backward += len(output)
-        return plain(output, *rest, **options)
-
-    plain = torch.autograd.grad
-    monkeypatch.setattr(torch.autograd, "grad", grad)
-    options = {"forward": forward, "progress": False, "budget": {"params": "40%", "macs": "40%"}}
-    found = search(tied, tokens, caps={"hidden.weight": "90%"}, passes=100, **options)
-    assert "first look" in found.starts
-    few = search(tied, tokens, passes=49, **options)
-    assert "first look" not in few.starts
-    assert found.start <= few.start
-    samples = backward = 0
-    found = search(tied, tokens, passes=100, **options)
-    assert found.passes == 100
-    assert 98 < (samples + 2 * backward) / 6 <= 100
-    assert found.allocation.cost["macs"] <= found.allocation.budget["macs"]
-
-
-@pytest.mark.parametrize("distortion", ["mse", "nmse", "kl:2", "loss"])
-def test_networks_without_batchnorm_go_by_gradients(tied, tokens, distortion, monkeypatch):
-    """All layers' steps come from backward passes, where the distortion is a mean of squares."""
-    asked = []
-    around = Trial.around
-    monkeypatch.setattr(
-        Trial, "around", lambda self, *a, **k: asked.append(self.passes) or around(self, *a, **k)
-    )
-    data = [{"tokens": x, "labels": x} for x in tokens] if distortion == "loss" else tokens
-    found = search(tied, data, sparsity=0.5, passes=100, distortion=distortion, progress=False)
-    assert bool(asked) == (distortion != "loss")
-    assert found.passes == 100
-    assert verify(tied, data, found.allocation).ratio == pytest.approx(1, rel=1e-5)
-    again = search(tied, data, sparsity=0.5, passes=100, distortion=distortion, progress=False)
-    assert numbers(again) == numbers(found)
-
-
-def test_what_has_no_gradients_is_looked_at(tied, tokens, monkeypatch):
-    """A model that cannot be differentiated is searched without a first look, and not refused."""
-    monkeypatch.setattr(Trial, "around", lambda *a, **k: pytest.fail("asked"))
-
-    def forward(model, batch):
-        return model(batch).detach()
-
-    found = search(tied, tokens, sparsity=0.5, passes=100, forward=forward, progress=False)
-    assert found.passes == 100
-    assert found.allocation.distortion <= found.start

@@ -66,7 +66,7 @@ The last is `rdprune.search`: a first look or magnitudes to begin with, gradient
 of the samples, and the solver, for one allocation and no table.
 """
 FEWER: Final = 15
-"""Passes of the plain loop over those of a search, which has 8 at least."""
+"""Passes of the plain loop over those of a search, which has 9 at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +218,7 @@ def _measured(
         layers = rdprune.prunable(model, **network.arguments)
         plain = 2 + len(layers) * (levels - 1)
         (sparsity,) = group
-        return network.search(model, batches, sparsity=sparsity, passes=max(plain // FEWER, 8))
+        return network.search(model, batches, sparsity=sparsity, passes=max(plain // FEWER, 9))
     chosen: dict[str, Any] = {"levels": levels}
     if method.targets:
         budgets = [f"{round(100 * (1 - sparsity), 9)}%" for sparsity in group]

@@ -54,7 +54,7 @@ def search(
     ] = None,
     passes: Annotated[
         int,
-        typer.Option(help="Most runs of the network over all samples; 12 before the first gain."),
+        typer.Option(help="Most runs of the network over all samples; at least 9."),
     ] = 500,
     recovery: Annotated[
         str | None,
@@ -65,7 +65,10 @@ def search(
     ] = None,
     floor: Annotated[
         list[str] | None,
-        typer.Option(metavar="LAYER=AMOUNT", help="Fewest weights of a layer: 50%, 1000."),
+        typer.Option(
+            metavar="LAYER=AMOUNT",
+            help="Fewest weights of a layer, named as in the output's table: 50%, 1000.",
+        ),
     ] = None,
     cap: Annotated[
         list[str] | None,
@@ -74,7 +77,7 @@ def search(
     ignore: Annotated[
         list[str] | None, typer.Option(help="Layer to leave as it is; repeatable.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of whatever is random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of whatever is random; below 2**32.")] = 0,
     store: StoreFolder = None,
     device: Device = "cpu",
     json: Json = None,
@@ -86,6 +89,13 @@ def search(
     check_folders(output, json)
     start = None if allocation is None else Allocation.load(allocation)
     network, batches = load_model(model, device), load_batches(data)
+    written = False
+
+    def keep(now: Searched) -> None:
+        nonlocal written
+        now.allocation.save(output)
+        written = True
+
     try:
         found = rdprune.search(
             network,
@@ -101,10 +111,11 @@ def search(
             ignore=ignore or (),
             seed=seed,
             store=store,
-            on_generation=lambda now: now.allocation.save(output),
+            on_generation=keep,
         )
     except KeyboardInterrupt:
-        typer.echo(f"rdprune: {go_on(store)}; the best so far, if any, is in {output}", err=True)
+        best = f"the best so far is in {output}" if written else f"{output} was not written"
+        typer.echo(f"rdprune: {best}; {go_on(store)}", err=True)
         raise
     found.allocation.save(output)
     payload = {
