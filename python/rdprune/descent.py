@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from rdprune_core import InfeasibleBudgetError, RDTable, allocate
 
-CHILDREN = 16
+CHILDREN, FEWEST = 16, 4  # looked at: all for eight parts or more, whose looks take two passes
 SURVIVORS = 2
 KINDS = ("joint", "joint", "swap", "joint", "additive", "joint", "swap", "joint")
 PATIENCE = 2  # generations in a row without gain by the same looks
@@ -252,7 +252,8 @@ class _Descent:
     def _generation(self, looks: _Looks | None) -> Iterator[tuple[Counts, float, float]]:
         """Try children, and move to the best; yield where it is, unless there were no children."""
         self._turn += 1
-        children = _children(self._point, looks, self._space, self._random)
+        count = min(max(2 * self._judge.parts, FEWEST), CHILDREN)
+        children = _children(self._point, looks, self._space, count, self._random)
         marks = [self._judge.look(child, self._turn % self._judge.parts)[0] for child in children]
         order = np.argsort(marks, kind="stable")[:SURVIVORS].tolist()
         for child in order:
@@ -348,12 +349,12 @@ def _usable(distortion: float, response: NDArray[np.float64]) -> bool:
 
 
 def _children(
-    point: Counts, looks: _Looks | None, space: Space, random: np.random.Generator
+    point: Counts, looks: _Looks | None, space: Space, count: int, random: np.random.Generator
 ) -> list[Counts]:
     """Make children by looks and by swaps, or by swaps alone; what came out, each once."""
     children: list[Counts] = []
     seen = {tuple(point.tolist())}
-    for number in range(CHILDREN):
+    for number in range(count):
         kind = "swap" if looks is None else KINDS[number % len(KINDS)]
         if looks is None or kind == "swap":
             child = _swapped(point, space, random)
