@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from operator import index
 from typing import Any
 
 import numpy as np
 from torch import nn
 
 from rdprune.batches import Forward, Runner, preserved, read
+from rdprune.checking import check_seed, check_whole
 from rdprune.distortion import Measurement
 from rdprune.grid import check_layers, layer_macs
 from rdprune.layers import prunable, signature
@@ -62,8 +62,8 @@ def first_look(
         As `measure`; also if the model is not differentiable.
     """
     chosen = read_levels(levels)
-    if index(probes) < 1:
-        raise ValueError(f"probes is {probes}, must be at least 1")
+    check_whole("probes", probes, 1)
+    check_seed(seed)
     if recovery not in ("none", "batchnorm"):
         raise ValueError(f"recovery is {recovery!r}, a first look takes none or batchnorm")
     found = prunable(model, ignore=ignore, layers=layers)

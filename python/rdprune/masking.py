@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+from rdprune.checking import check_allocation
 from rdprune.layers import Prunable, named_layers
 from rdprune.magnitude import kept_count, label_level, magnitude_mask
 from rdprune.scoring import digest
@@ -53,6 +54,7 @@ def masks(
         If the allocation is of another model or of another kind of mask, or `scores` or `within`
         are missing or not those of the table.
     """
+    check_allocation("allocation", allocation)
     layers = named_layers(model, allocation.names, "allocation")
     return layer_masks(layers, allocation, scores, within)
 
@@ -177,6 +179,8 @@ def apply_(model: nn.Module, allocation_or_masks: Allocation | Mapping[str, Tens
         If the masks do not fit the model or a layer is masked already; the model is unchanged.
     """
     given = allocation_or_masks
+    if not isinstance(given, Mapping):
+        check_allocation("allocation_or_masks", given)
     names = given.names if isinstance(given, Allocation) else tuple(given)
     layers = named_layers(model, names, "allocation" if isinstance(given, Allocation) else "masks")
     for name, layer in layers.items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from operator import index
 from os import PathLike
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from rdprune.adaptive import settle
 from rdprune.batches import Forward, Runner, preserved, read
+from rdprune.checking import check_seed, check_whole
 from rdprune.compared import features_of
 from rdprune.criteria import SampleErrors, parse
 from rdprune.distortion import Reference
@@ -154,10 +154,10 @@ def measure(
     check_auto(levels, budgets, objective, responses, keep_errors, shapes)
     chosen = read_levels(AUTO_LEVELS if is_auto(levels) else levels)
     kind = parse(distortion)
-    _check_options(responses, seed)
+    check_whole("responses", responses)
+    check_seed(seed)
+    check_whole("reuse_memory", reuse_memory)
     state = spelled(recovery)
-    if index(reuse_memory) < 0:
-        raise ValueError(f"reuse_memory is {reuse_memory}, must not be negative")
     found = prunable(model, ignore=ignore, layers=layers)
     check_layers(found)
     data = read(batches)
@@ -265,10 +265,3 @@ def _check_within(
                 f"within: the mask of layer {name!r} is {what}, must be bool of shape "
                 f"{tuple(layer.parameter.shape)}"
             )
-
-
-def _check_options(responses: int, seed: int) -> None:
-    if index(responses) < 0:
-        raise ValueError(f"responses is {responses}, must not be negative")
-    if not 0 <= index(seed) < 2**32:
-        raise ValueError(f"seed is {seed}, must be between 0 and 2**32 - 1")

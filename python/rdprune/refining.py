@@ -21,6 +21,7 @@ from torch import nn
 
 from rdprune.baselines import global_magnitude, lamp
 from rdprune.batches import Forward, read
+from rdprune.checking import check_allocation, check_whole
 from rdprune.compared import in_question
 from rdprune.criteria import SampleErrors
 from rdprune.layers import Prunable
@@ -245,6 +246,7 @@ def _targets(
     else:
         if budget is not None or sparsity is not None:
             raise ValueError("allocation has its own budget: give it, or budget= or sparsity=")
+        check_allocation("allocation", allocation)
         predictions(table, allocation)
         last = allocation.budget or {"params": allocation.cost["params"]}
     return [*(read_budgets(table, None, value) for value in path), last]
@@ -253,13 +255,11 @@ def _targets(
 def _check(
     rounds: int, radius: int, spacing: float, passes: int | None, path: Sequence[float]
 ) -> None:
-    if rounds < 0:
-        raise ValueError(f"rounds is {rounds}, must not be negative")
-    if radius < 1:
-        raise ValueError(f"radius is {radius}, must be at least 1")
+    check_whole("rounds", rounds)
+    check_whole("radius", radius, 1)
     if not 0 < spacing <= 1:
         raise ValueError(f"spacing is {spacing}, must be above 0 and at most 1")
-    if passes is not None and passes < 0:
-        raise ValueError(f"passes is {passes}, must not be negative")
+    if passes is not None:
+        check_whole("passes", passes)
     if sorted(path) != list(path):
         raise ValueError(f"path is {list(path)}, must be sparsities in ascending order")

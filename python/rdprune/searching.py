@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from operator import index
 from os import PathLike
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ from torch import nn
 from rdprune.allocators import as_allocation
 from rdprune.baselines import erk, global_magnitude, lamp, uniform
 from rdprune.batches import Forward, Runner, preserved, read
+from rdprune.checking import check_allocation, check_seed, check_whole
 from rdprune.compared import features_of, in_question
 from rdprune.criteria import SampleErrors, parse
 from rdprune.descent import Counts, Space, descend
@@ -181,13 +181,13 @@ def search(
             f"recovery is {state!r}: fitting weights or biases for every child would cost too "
             "much; use 'none' or 'batchnorm', or refine"
         )
-    if index(passes) < LEAST:
+    check_whole("passes", passes)
+    check_seed(seed)
+    if passes < LEAST:
         raise ValueError(
             f"passes is {passes}, must be at least {LEAST}: multiply-accumulates, the dense "
             f"outputs, whole and in parts, and {LEAST - OUTSIDE} starts"
         )
-    if not 0 <= index(seed) < 2**32:
-        raise ValueError(f"seed is {seed}, must be between 0 and 2**32 - 1")
     forward = in_question(known, forward)
     kind = known.get("distortion", "mse") if distortion is None else distortion
     if allocation is None:
@@ -283,9 +283,7 @@ def _known(model: nn.Module, allocation: Allocation | None) -> Mapping[str, Any]
     """Return what an allocation says of how it was measured."""
     if allocation is None:
         return {}
-    if not isinstance(allocation, Allocation):
-        kind = type(allocation).__name__
-        raise ValueError(f"allocation is a {kind}, must be an Allocation: Allocation.load(path)")
+    check_allocation("allocation", allocation)
     known = allocation.metadata
     if known.get("mask", MASK) != MASK:
         raise ValueError(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rdprune.batches import Forward, Runner, preserved, read
+from rdprune.checking import check_allocation
 from rdprune.compared import in_question
 from rdprune.criteria import SampleErrors, parse
 from rdprune.distortion import Reference
@@ -142,6 +143,7 @@ def verify(
         If the allocation is of another model or of other weights, the model is stripped and
         `dense` is missing, or an output is not finite.
     """
+    check_allocation("allocation", allocation)
     layers = named_layers(model, allocation.names, "allocation")
     expected = expected_kept(layers, allocation)
     state = spelled(allocation.metadata.get("recovery", "none") if recovery is None else recovery)

@@ -288,6 +288,8 @@ def test_failure_leaves_the_model(network, batches, fingerprint, interrupting, e
     [
         ({"passes": 8}, "passes is 8, must be at least 9: .* and 5 starts"),
         ({"seed": -1}, "seed is -1"),
+        ({"passes": 2.5}, "passes is 2.5, must be an integer"),
+        ({"seed": "1"}, "seed is '1', must be an integer"),
         ({"seed": 2**32}, "seed is 4294967296, must be between 0 and"),
         (
             {"floors": {"linear.weight": 31}},
