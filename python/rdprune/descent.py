@@ -13,24 +13,23 @@ steps if the last did not help.
 
 Random subsets of layers and another part for every look keep the noise of one part from being
 followed. The judge, cheap looks at many children and whole runs of few, is that of Sieberling et
-al. 2024, *EvoPress*, as are swaps; its children are all blind.
+al. 2024, *EvoPress*; its children are all blind.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rdprune_core import InfeasibleBudgetError, RDTable, allocate
+from rdprune.breeding import Counts, Space, Steps, children
 
 CHILDREN, FEWEST = 16, 4  # looked at: all for eight parts or more, whose looks take two passes
 SURVIVORS = 2
-KINDS = ("joint", "joint", "swap", "joint", "additive", "joint", "swap", "joint")
 PATIENCE = 2  # generations in a row without gain by the same looks
 RENEWED = 4  # gains by gradients until it is asked whether looks gain more
 ENOUGH = 2  # generations by which a rate of gain is known
@@ -40,15 +39,9 @@ ROUND = 10  # passes that a round's looks take, about
 STEPS = (0.1, 0.3)  # of what a layer keeps, to both sides
 FARTHEST_STEP, FINE = 1.0, 6  # where steps cost nothing: the largest, and how many to a side
 JITTER = 0.5
-FREE = (0.15, 0.6)  # of the layers
-PRICES = (0.25, 8.0)
 SHRINK, GROW, LEAST, MOST = 0.85, 1.1, 0.05, 2.0
-MOST_SWAPS = 3
 SEEDS = 20  # bits for the turns, each of which has a seed of its own for its probes
 FARTHEST = 1e18  # a response whose square is still a float32
-SWAPPED = (0.02, 0.4)  # of the less that two layers keep
-
-Counts = NDArray[np.int64]
 
 
 class Judge(Protocol):
@@ -73,70 +66,6 @@ class Judge(Protocol):
 
         None where there are no gradients to do so.
         """
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Space:
-    """What the L layers may keep.
-
-    Attributes
-    ----------
-    sizes, low, high : int64 arrays (L,)
-        Weights that a layer has, and the fewest and most that it may keep.
-    dense : mapping of str to int64 array (L,)
-        Costs of the dense layers, which a layer has in proportion to what it keeps, rounded up.
-    budget : mapping of str to int
-        Bounds on the totals of costs.
-    """
-
-    sizes: Counts
-    low: Counts
-    high: Counts
-    dense: Mapping[str, Counts]
-    budget: Mapping[str, int]
-
-    def cost(self, name: str, layer: int, kept: Counts) -> Counts:
-        """Return the cost of a layer that keeps so many weights, each of an array."""
-        dense, size = int(self.dense[name][layer]), int(self.sizes[layer])
-        found: Counts = np.array([-(-dense * int(k) // size) for k in kept], np.int64)
-        return found
-
-    def left(self, kept: Counts) -> dict[str, int]:
-        """Return what an allocation leaves of every budget; negative if it exceeds it."""
-        return {
-            name: bound - sum(int(self.cost(name, i, kept[i : i + 1])[0]) for i in range(len(kept)))
-            for name, bound in self.budget.items()
-        }
-
-    def filled(self, kept: Counts, order: Iterable[int]) -> Counts:
-        """Give what an allocation leaves of the budget to the layers, in an order."""
-        result: Counts = kept.copy()
-        left = self.left(kept)
-        for layer in order:
-            if min(left.values()) < 0:
-                break
-            here = result[layer : layer + 1].copy()
-            most = int(self.high[layer])
-            for name, rest in left.items():
-                dense, size = int(self.dense[name][layer]), int(self.sizes[layer])
-                spent = int(self.cost(name, layer, here)[0])
-                most = min(most, (spent + rest) * size // dense if dense else most)
-            result[layer] = max(most, int(here[0]))
-            for name in left:
-                before = int(self.cost(name, layer, here)[0])
-                left[name] -= int(self.cost(name, layer, result[layer : layer + 1])[0]) - before
-        return result
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Looks:
-    """Steps of some layers about a point on one part of the samples, in ascending order."""
-
-    layers: Counts
-    error: NDArray[np.float64]
-    options: list[Counts]
-    changes: list[NDArray[np.float64]]
-    rises: list[NDArray[np.float64]]
 
 
 def descend(
@@ -216,7 +145,7 @@ class _Descent:
             return math.inf
         return math.log(before / self._best) / max(self._judge.passes - spent, 1)
 
-    def _by_gradients(self, steps: _Looks) -> Iterator[tuple[Counts, float, float]]:
+    def _by_gradients(self, steps: Steps) -> Iterator[tuple[Counts, float, float]]:
         """Breed a few generations with gain, each but the first with fresh gradients."""
         start, gains, failed = self._best, 0, 0
         while failed < PATIENCE and gains < RENEWED:
@@ -239,7 +168,7 @@ class _Descent:
         yield from self._generations(None, WAIT, self._gradients.rate)
 
     def _generations(
-        self, looks: _Looks | None, patience: int, rate: float
+        self, looks: Steps | None, patience: int, rate: float
     ) -> Iterator[tuple[Counts, float, float]]:
         """Breed until so many generations in a row did not gain, or all of them less a pass."""
         start, spent, failed, born = self._best, self._judge.passes, 0, 0
@@ -249,28 +178,28 @@ class _Descent:
             failed = 0 if self._best < before else failed + 1
             born += 1
 
-    def _generation(self, looks: _Looks | None) -> Iterator[tuple[Counts, float, float]]:
+    def _generation(self, looks: Steps | None) -> Iterator[tuple[Counts, float, float]]:
         """Try children, and move to the best; yield where it is, unless there were no children."""
         self._turn += 1
         count = min(max(2 * self._judge.parts, FEWEST), CHILDREN)
-        children = _children(self._point, looks, self._space, count, self._random)
-        marks = [self._judge.look(child, self._turn % self._judge.parts)[0] for child in children]
+        found = children(self._point, looks, self._space, count, self._random)
+        marks = [self._judge.look(child, self._turn % self._judge.parts)[0] for child in found]
         order = np.argsort(marks, kind="stable")[:SURVIVORS].tolist()
         for child in order:
-            found = self._judge.score(children[child])
-            if found < self._best:
-                self._point, self._best = children[child], found
+            distortion = self._judge.score(found[child])
+            if distortion < self._best:
+                self._point, self._best = found[child], distortion
         if order:
             self._born = True
             yield self._point, self._best, marks[order[0]]
 
-    def _foresee(self) -> _Looks | None:
+    def _foresee(self) -> Steps | None:
         part = self._turn % self._judge.parts
         seed = self._seed + self._turn
         scale = self._gradients.scale
         return _foresee(self._point, self._space, self._judge, scale, part, seed)
 
-    def _look_around(self) -> _Looks | None:
+    def _look_around(self) -> Steps | None:
         part = self._turn % self._judge.parts
         scale = self._looks.scale
         return _look_around(self._point, self._space, self._judge, scale, part, self._random)
@@ -283,7 +212,7 @@ def _look_around(
     scale: float,
     part: int,
     random: np.random.Generator,
-) -> _Looks | None:
+) -> Steps | None:
     """Look at layers keeping other numbers of weights: all, or as many random ones as is fair.
 
     What makes the output overflow is left out; None if the point itself does, on this part.
@@ -293,7 +222,7 @@ def _look_around(
         return None
     fair = max(ROUND * judge.parts // (2 * len(STEPS)), 1)
     layers = np.sort(random.permutation(len(point))[:fair])
-    found = _Looks(layers, error, [], [], [])
+    found = Steps(layers, error, [], [], [])
     for layer in layers.tolist():
         here = int(point[layer])
         steps = [
@@ -326,7 +255,7 @@ def _foresee(
     scale: float,
     part: int,
     seed: int,
-) -> _Looks | None:
+) -> Steps | None:
     """Estimate what steps of all layers do, where gradients tell."""
     steps = scale * np.linspace(-FARTHEST_STEP, FARTHEST_STEP, 2 * FINE + 1)
     options = []
@@ -341,97 +270,8 @@ def _foresee(
         return None
     before = np.mean(error**2)
     rises = [np.mean((error + rows) ** 2, axis=1) - before for rows in changes]
-    return _Looks(np.arange(len(point)), error, options, changes, rises)
+    return Steps(np.arange(len(point)), error, options, changes, rises)
 
 
 def _usable(distortion: float, response: NDArray[np.float64]) -> bool:
     return bool(np.isfinite(distortion) and (np.abs(response) < FARTHEST).all())
-
-
-def _children(
-    point: Counts, looks: _Looks | None, space: Space, count: int, random: np.random.Generator
-) -> list[Counts]:
-    """Make children by looks and by swaps, or by swaps alone; what came out, each once."""
-    children: list[Counts] = []
-    seen = {tuple(point.tolist())}
-    for number in range(count):
-        kind = "swap" if looks is None else KINDS[number % len(KINDS)]
-        if looks is None or kind == "swap":
-            child = _swapped(point, space, random)
-        else:
-            free = random.random(len(looks.layers)) < random.uniform(*FREE)
-            price = float(np.exp(random.uniform(*np.log(PRICES)))) if kind == "joint" else None
-            try:
-                child = _solve(point, looks, space, free, price)
-            except InfeasibleBudgetError:
-                continue  # what the free layers can take is too much for the rest
-        child = space.filled(child, random.permutation(len(child)).tolist())
-        key = tuple(child.tolist())
-        if key not in seen:
-            seen.add(key)
-            children.append(child)
-    return children
-
-
-def _swapped(point: Counts, space: Space, random: np.random.Generator) -> Counts:
-    """Move some from a layer to another, one to three times; fewer are likelier."""
-    child: Counts = point.copy()
-    if len(point) < 2:
-        return child
-    for _ in range(min(random.integers(1, MOST_SWAPS + 1, size=2))):
-        give, take = random.choice(len(point), size=2, replace=False).tolist()
-        step = np.exp(random.uniform(*np.log(SWAPPED)))
-        amount = max(round(step * min(child[give], child[take])), 1)
-        child[give] -= min(amount, child[give] - space.low[give])
-        child = space.filled(child, [take])
-    return child
-
-
-def _solve(
-    point: Counts,
-    looks: _Looks,
-    space: Space,
-    free: NDArray[np.bool_],
-    price: float | None,
-) -> Counts:
-    """Choose the steps of the free layers, jointly with a price on squares, or additively."""
-    places = np.flatnonzero(free).tolist()
-    layers = looks.layers[places].tolist()
-    if not layers:
-        return point
-    held = point.copy()
-    held[layers] = 0
-    budget = space.left(held)
-    if any(rest < 0 for rest in budget.values()):
-        raise InfeasibleBudgetError("the other layers exceed the budget")
-    options = [looks.options[place] for place in places]
-    costs = {
-        name: [space.cost(name, i, row) for i, row in zip(layers, options, strict=True)]
-        for name in space.budget
-    }
-    if price is None:
-        table = RDTable.from_arrays(costs, [looks.rises[place] for place in places])
-        choice = allocate(table, budget).choice
-    else:
-        responses = [
-            _response(looks, place, point, index, len(places), price)
-            for index, place in enumerate(places)
-        ]
-        before = np.concatenate([looks.error, np.zeros(len(layers))])
-        squares = [np.mean((before + rows) ** 2, axis=1) for rows in responses]
-        table = RDTable.from_arrays(costs, squares, responses=responses)
-        choice = allocate(table, budget, objective="joint", offset=before).choice
-    result: Counts = point.copy()
-    result[layers] = [row[k] for row, k in zip(options, choice, strict=True)]
-    return result
-
-
-def _response(
-    looks: _Looks, place: int, point: Counts, index: int, count: int, price: float
-) -> NDArray[np.float32]:
-    """Return changes from where a layer is now, and their lengths in a column of its own."""
-    here = int(np.abs(looks.options[place] - point[looks.layers[place]]).argmin())
-    change = looks.changes[place] - looks.changes[place][here]
-    priced = np.zeros((len(change), count))
-    priced[:, index] = np.sqrt(price) * np.linalg.norm(change, axis=1)
-    return np.concatenate([change, priced], axis=1).astype(np.float32)

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from rdprune.descent import Counts
+from rdprune.breeding import Counts
 from rdprune.progress import Meter
 from rdprune.trial import Trial
 

@@ -220,22 +220,6 @@ def _worsens(found: VerifyReport) -> bool:
     return found.after > found.before
 
 
-def rounds_table(found: Refined) -> Table:
-    """Return one row a round of `refine`: prediction, truth, layers moved and passes."""
-    grid = new_grid("round", "sparsity", "predicted", "true", "layers moved", "passes")
-    for index, entry in enumerate(found.rounds):
-        grid.add_row(
-            f"{index + 1}",
-            share(entry.sparsity),
-            number(entry.predicted),
-            number(entry.distortion),
-            f"{entry.moved}",
-            f"{entry.passes}",
-        )
-    grid.caption = f"{found.passes} passes over the batches, starting points included"
-    return grid
-
-
 def gain(found: Refined | Searched, output: Path) -> str:
     """Say what `refine` or `search` gained, and where it is."""
     end = found.allocation.distortion

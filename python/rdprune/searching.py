@@ -14,10 +14,11 @@ from torch import nn
 from rdprune.allocators import as_allocation
 from rdprune.baselines import erk, global_magnitude, lamp, uniform
 from rdprune.batches import Forward, Runner, preserved, read
+from rdprune.breeding import Counts, Space
 from rdprune.checking import check_allocation, check_seed, check_whole
 from rdprune.compared import features_of, in_question
 from rdprune.criteria import SampleErrors, parse
-from rdprune.descent import Counts, Space, descend
+from rdprune.descent import descend
 from rdprune.grid import check_layers, layer_macs
 from rdprune.judging import Judge, SpentError
 from rdprune.layers import Prunable, named_layers, prunable, signature

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rdprune.descent import Counts, Space
+from rdprune.breeding import Counts, Space
 from rdprune.layers import Prunable
 from rdprune.magnitude import level_label
 from rdprune_core import Allocation, InfeasibleBudgetError, RDTable, allocate

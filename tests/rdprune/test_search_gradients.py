@@ -11,6 +11,7 @@ from torch import nn
 
 from rdprune import descent, search, verify
 from rdprune.batches import Runner, preserved
+from rdprune.breeding import Space
 from rdprune.judging import Judge
 from rdprune.layers import prunable
 from rdprune.probing import gradients_tell
@@ -290,5 +291,5 @@ def test_estimates_that_are_not_finite_are_not_used(wrong):
             return np.zeros(3), [np.full((len(row), 3), wrong) for row in options]
 
     sizes = np.array([10, 20])
-    limits = descent.Space(sizes, 0 * sizes, sizes, {"params": sizes}, {"params": 15})
+    limits = Space(sizes, 0 * sizes, sizes, {"params": sizes}, {"params": 15})
     assert descent._foresee(sizes // 2, limits, Overflowing(), 1.0, 0, 0) is None

@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 from rdprune import descent, features, measure, search, searching, verify
 from rdprune.baselines import erk, global_magnitude, lamp, uniform
 from rdprune.batches import parts_of
+from rdprune.breeding import Space, swapped
 from rdprune.cli import app
-from rdprune.descent import Space, _swapped, descend
+from rdprune.descent import descend
 from rdprune.layers import prunable
 from rdprune.progress import Meter
 from rdprune.trial import trial
@@ -130,7 +131,7 @@ def test_a_swap_keeps_the_budget():
     )
     random = np.random.default_rng(0)
     start = np.array([5, 30, 2085])
-    children = [_swapped(start, limits, random) for _ in range(300)]
+    children = [swapped(start, limits, random) for _ in range(300)]
     assert all(child.sum() <= 2120 for child in children)
     assert sum(child.sum() == 2120 for child in children) > 250
     assert all((child >= limits.low).all() and (child <= limits.high).all() for child in children)

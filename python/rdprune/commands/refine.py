@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +24,11 @@ from rdprune.commands.options import (
 from rdprune.commands.solve import parse_budget
 from rdprune.console import check_folders, emit, load_batches, load_model, warn_of_other_weights
 from rdprune_core import Allocation, RDTable
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from rdprune.trust_region import Refined
 
 app = typer.Typer()
 
@@ -97,9 +102,7 @@ def refine(
         "passes": found.passes,
         "found": found.found,
     }
-    emit(
-        json, payload, lambda out: out.print(report.rounds_table(found), report.gain(found, output))
-    )
+    emit(json, payload, lambda out: out.print(_rounds(found), report.gain(found, output)))
 
 
 def _path(text: str) -> list[float]:
@@ -107,3 +110,19 @@ def _path(text: str) -> list[float]:
         return [fraction(part) for part in text.split(",")] if text.strip() else []
     except typer.BadParameter:
         raise ValueError(f"--path must be sparsities like 0.3,0.5, got {text!r}") from None
+
+
+def _rounds(found: Refined) -> Table:
+    """Return one row a round of `refine`: prediction, truth, layers moved and passes."""
+    grid = report.new_grid("round", "sparsity", "predicted", "true", "layers moved", "passes")
+    for index, entry in enumerate(found.rounds):
+        grid.add_row(
+            f"{index + 1}",
+            report.share(entry.sparsity),
+            report.number(entry.predicted),
+            report.number(entry.distortion),
+            f"{entry.moved}",
+            f"{entry.passes}",
+        )
+    grid.caption = f"{found.passes} passes over the batches, starting points included"
+    return grid
