@@ -246,6 +246,7 @@ class Runner:
         # An autocast around us would go on with the casts of other weights.
         torch.clear_autocast_cache()
         device = device_of(self.model)
+        _part_buffers(self.model)
         for index, batch in enumerate(self.batches):
             moved = to_device(batch, device)
             if self.on_batch is not None:
@@ -261,7 +262,7 @@ class Runner:
                     f"must have one row for each of the {expected or 'n'} samples"
                 )
             yield output
-            _cut_graphs(self.model)
+            _part_buffers(self.model)
 
     def _run(self, index: int, batch: Any) -> Any:
         """Run the model; what a batch that does not fit its ``forward`` raises names the batch."""
@@ -323,7 +324,6 @@ class _ModuleState:
             self._module.train(self._attributes["training"])  # the rest cannot be written to
         else:
             self._restore_attributes()
-        _cut_graphs(self._module)
         for name, values in self._values.items():
             buffer = self._buffers[name]
             if buffer is not None:
@@ -340,11 +340,20 @@ class _ModuleState:
         _replace(self._module._buffers, self._buffers)
 
 
-def _cut_graphs(module: nn.Module) -> None:
-    """Make leaves of the buffers that a pass with gradients has written to in place."""
-    for buffer in module.buffers():
-        if buffer.grad_fn is not None:
-            buffer.detach_()
+def _part_buffers(model: nn.Module) -> None:
+    """Put stand-ins with the same values in the place of buffers, if gradients are on.
+
+    What is written to them in place, a graph with it, is then not of the model's own, which
+    `preserved` puts back.
+    """
+    if not torch.is_grad_enabled():
+        return
+    for module in model.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = buffer.detach()
 
 
 def _replace(target: dict[str, Any], items: Mapping[str, Any]) -> None:

@@ -33,7 +33,6 @@ SURVIVORS = 2
 PATIENCE = 2  # generations in a row without gain by the same looks
 RENEWED = 4  # gains by gradients until it is asked whether looks gain more
 ENOUGH = 2  # generations by which a rate of gain is known
-NEVER = -1.0  # a rate of gain below all others
 WAIT = 3  # generations in a row without gain by swaps alone
 ROUND = 10  # passes that a round's looks take, about
 STEPS = (0.1, 0.3)  # of what a layer keeps, to both sides
@@ -127,9 +126,10 @@ class _Descent:
             steps = self._foresee() if way is self._gradients else None
             if steps is not None:
                 yield from self._by_gradients(steps)
+                self._born = True  # if not by these steps, then maybe by looks
             else:
-                if way is self._gradients:  # there are none, or not any more
-                    way.rate, way = NEVER, self._looks
+                if way is self._gradients:  # there are none here
+                    way.rate, way, spent = 0.0, self._looks, self._judge.passes
                 yield from self._by_looks()
             way.rate = self._rate(before, spent)
             self._turn += 1
@@ -140,10 +140,13 @@ class _Descent:
         return last if last.rate > other.rate else other
 
     def _rate(self, before: float, spent: int) -> float:
-        """Return what was gained a pass since then: the logarithm of what is left."""
-        if self._best == 0:
-            return math.inf
-        return math.log(before / self._best) / max(self._judge.passes - spent, 1)
+        """Return what was gained a pass since then, relative to what was left."""
+        best = self._best
+        if best > 0:
+            gain = math.log(before / best)
+        else:  # a loss may fall below that of the dense network
+            gain = (before - best) / max(abs(before), abs(best), math.ulp(0.0))
+        return gain / max(self._judge.passes - spent, 1)
 
     def _by_gradients(self, steps: Steps) -> Iterator[tuple[Counts, float, float]]:
         """Breed a few generations with gain, each but the first with fresh gradients."""
@@ -162,7 +165,7 @@ class _Descent:
         """Breed while the same looks gain, then by swaps while these gain more than gradients."""
         before = self._best
         looks = self._look_around()
-        yield from self._generations(looks, PATIENCE, NEVER)
+        yield from self._generations(looks, PATIENCE, 0.0)
         if looks is not None:
             self._looks.rescale(self._best < before)
         yield from self._generations(None, WAIT, self._gradients.rate)
@@ -170,7 +173,7 @@ class _Descent:
     def _generations(
         self, looks: Steps | None, patience: int, rate: float
     ) -> Iterator[tuple[Counts, float, float]]:
-        """Breed until so many generations in a row did not gain, or all of them less a pass."""
+        """Breed until so many generations in a row did not gain, or the rate of gain is below."""
         start, spent, failed, born = self._best, self._judge.passes, 0, 0
         while failed < patience and (born < ENOUGH or self._rate(start, spent) >= rate):
             before = self._best

@@ -75,7 +75,11 @@ class Judge:
             return None
         self._prune(kept)
         by_name = dict(zip(self._names, (row.tolist() for row in options), strict=True))
-        error, changes = self._network.around(part, by_name, probes=PROBES, seed=seed)
+        try:
+            error, changes = self._network.around(part, by_name, probes=PROBES, seed=seed)
+        except (TypeError, ValueError, RuntimeError):  # refused on this part, or out of memory
+            self._gradients = False
+            return None
         self._tell()
         return error, [changes[name] for name in self._names]
 

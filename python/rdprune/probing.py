@@ -193,7 +193,7 @@ def gradients_tell(
                 signs = torch.ones_like(output)
                 found = torch.autograd.grad(output, parameters, signs, allow_unused=True)
                 reached |= {n for n, g in zip(layers, found, strict=True) if g is not None}
-    except (TypeError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError):  # a refusal with gradients on: it ran before
         return False, backward_cost(1)
     lost = [layer.parameter for name, layer in layers.items() if name not in reached]
     if not lost:
@@ -254,7 +254,7 @@ def _products(
 
     `outputs` are made with gradients on; `direction` is asked for each of them and each number.
     What is removed is counted from `most` kept weights on. Every direction goes back with a mean
-    square of 1, so that gradients in half precision do not vanish.
+    square of 1, so that in half precision the gradients of a small error do not vanish.
     """
     totals = {name: np.zeros((len(row), count)) for name, row in kept.items()}
     parameters = [layer.parameter for layer in layers.values()]

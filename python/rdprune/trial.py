@@ -180,6 +180,7 @@ class Trial:
         if not self._sweep.reference.measures_squares:
             return False
         self.settle()
+        self.ran = True
         sweep = self._parts[0]
         told, passes = gradients_tell(self._layers, sweep.runner, sweep.reference.outputs)
         self._looked += passes * sweep.reference.samples

@@ -293,3 +293,162 @@ def test_estimates_that_are_not_finite_are_not_used(wrong):
     sizes = np.array([10, 20])
     limits = Space(sizes, 0 * sizes, sizes, {"params": sizes}, {"params": 15})
     assert descent._foresee(sizes // 2, limits, Overflowing(), 1.0, 0, 0) is None
+
+
+class Slow:
+    """A judge with one way that leads to the least, and one that tells nothing."""
+
+    parts = 8
+
+    def __init__(self, gradients, looks):
+        self._good = {"gradients": gradients, "looks": looks}
+        self.asked = self.looked = 0
+        self._target = np.geomspace(20, 4000, 12)
+        self._spent = 0.0
+
+    @property
+    def passes(self):
+        return int(self._spent)
+
+    def _response(self, kept):
+        return np.log(np.maximum(kept, 1) / self._target)
+
+    def score(self, kept):
+        self._spent += 1
+        return float(np.mean(self._response(kept) ** 2))
+
+    def look(self, kept, part):
+        self.looked += 1
+        self._spent += 1 / 8
+        told = self._response(kept)
+        return float(np.mean(told**2)), told if self._good["looks"] else np.ones(12)
+
+    def around(self, kept, options, part, seed):
+        self.asked += 1
+        self._spent += 11 / 8
+        good = self._good["gradients"]
+        error = self._response(kept)
+        told = []
+        for at, row in enumerate(options):
+            here = np.zeros((len(row), 12))
+            here[:, at] = np.log(np.maximum(row, 1) / max(kept[at], 1)) * (1 if good else -1)
+            told.append(here)
+        return error, told
+
+
+@pytest.mark.parametrize(("gradients", "ways"), [(True, "glgg"), (False, "gl")])
+def test_the_search_goes_the_way_that_gains(gradients, ways, monkeypatch):
+    """Both are tried; then the one that tells nothing is left until the other gains less."""
+    judge = Slow(gradients, not gradients)
+    sizes = np.full(12, 5000)
+    limits = Space(sizes, 0 * sizes, sizes, {"params": sizes}, {"params": 13_000})
+    start = np.full(12, 1000)
+    gone = []
+    which = descent._Descent._next
+
+    def noted(self, last):
+        way = which(self, last)
+        gone.append("g" if way is self._gradients else "l")
+        return way
+
+    monkeypatch.setattr(descent._Descent, "_next", noted)
+    for _ in descent.descend(start, judge.score(start), limits, judge, seed=0):
+        if judge.passes > 110:
+            break
+    assert "".join(gone) == ways
+
+
+@pytest.mark.parametrize("distortion", ["loss", "callable"])
+def test_a_loss_may_fall_below_that_of_the_dense_network(distortion):
+    """Where the increase becomes negative the search goes on."""
+
+    def surplus(dense, output):
+        return (output - dense).square().mean(1) - 0.05
+
+    model = dense_net(3)
+    x = torch.randn(32, 6, generator=torch.Generator().manual_seed(9))
+    labels = torch.randint(4, (32,), generator=torch.Generator().manual_seed(1))
+    kind = "loss" if distortion == "loss" else surplus
+    found = search(model, [(x, labels)], sparsity=0.2, passes=120, distortion=kind, progress=False)
+    assert found.allocation.distortion < 0
+    assert found.passes == 120
+
+
+def test_where_gradients_breed_nothing_looks_go_on():
+    """Steps that change nothing do not end a search."""
+    judge = Slow(True, True)
+    judge.around = lambda kept, options, part, seed: (
+        judge._response(kept),
+        [np.zeros((len(row), 12)) for row in options],
+    )
+    sizes = np.full(12, 5000)
+    limits = Space(sizes, 0 * sizes, sizes, {"params": sizes}, {"params": 13_000})
+    start = np.full(12, 1000)
+    before = judge.score(start)
+    steps = descent.descend(start, before, limits, judge, seed=0)
+    assert next(value for _, value, _ in steps if judge.passes > 60) < before / 2
+
+
+class Watching(nn.Module):
+    """Has a buffer that is a part of another, and one that becomes a part of the output."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = dense_net()
+        self.register_buffer("all", torch.zeros(3, 4))
+        self.register_buffer("part", self.all[1])
+        self.register_buffer("last", torch.zeros(4))
+
+    def forward(self, x):
+        found = self.net(x)
+        self.part.copy_(found.mean(0))
+        self.last = found[-1]
+        return found
+
+
+def test_buffers_that_are_views(fingerprint):
+    """They have neither a graph nor other values afterwards, and gradients are used."""
+    model = Watching()
+    before = fingerprint(model)
+    found = search(model, rows(8, 8), sparsity=0.5, passes=60, progress=False)
+    assert "first look" in found.starts
+    assert fingerprint(model) == before
+
+
+class Refusing(nn.Module):
+    """Does not run with gradients on, or not on short batches."""
+
+    def __init__(self, error, short):
+        super().__init__()
+        self.net = dense_net()
+        self._error, self._short = error, short
+
+    def forward(self, x):
+        if torch.is_grad_enabled() and (len(x) < 4 or not self._short):
+            raise self._error("no")
+        return self.net(x)
+
+
+@pytest.mark.parametrize("error", [AssertionError, ValueError, TypeError, RuntimeError])
+@pytest.mark.parametrize("short", [False, True])
+def test_what_refuses_gradients_is_looked_at(error, short):
+    """At once, or on a part where it does: nothing is lost."""
+    model = Refusing(error, short)
+    sizes = (5, 3) if short else (8,)
+    found = search(model, rows(*sizes), sparsity=0.5, passes=80, progress=False)
+    assert found.passes == 80
+    assert found.allocation.distortion < found.start
+
+
+def test_small_errors_in_float16_have_slopes():
+    """An error far below the output's size goes back without vanishing."""
+    half, (x,) = dense_net().half(), rows(16384)
+    kept = {name: int(one.parameter.numel() * 0.9) for name, one in prunable(half).items()}
+    found = []
+    for model in (half, copy.deepcopy(half).float()):
+        with tried(model, [x.to(model[0].weight.dtype)], parts=1) as network:
+            network.prune(kept)
+            options = {name: [count, count // 2] for name, count in kept.items()}
+            _, changes = network.around(0, options, probes=1, seed=0)
+            found.append(np.array([row[1, -1] for row in changes.values()]))
+    assert np.linalg.norm(found[0] - found[1]) < 0.05 * np.linalg.norm(found[1])
