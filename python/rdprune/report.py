@@ -15,12 +15,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rdprune.comparing import CompareRow
     from rdprune.recipes.recipe import Recipe
     from rdprune.runfolder import Round
     from rdprune.searching import Searched
     from rdprune.trust_region import Refined
-    from rdprune.verifying import VerifyReport
     from rdprune_core import Allocation, Frontier, RDTable
 
 FRONTIER_ROWS: Final = 21
@@ -77,11 +75,20 @@ def measured_table(table: RDTable) -> Table:
         grid.add_row(
             short_name(name),
             *(f"{table.dense[other][index]:,}" for other in (cost, *others)),
-            *(number(float(table.distortion[index][option])) for option in nearest),
+            *(_measured(table, index, option) for option in nearest),
         )
     what = "estimated distortion" if "estimated" in table.metadata else "distortion"
-    grid.caption = f"{what} of the output with one layer pruned to the nearest measured sparsity"
+    grid.caption = f"{what} of the output with one layer pruned to the nearest option's sparsity"
+    if "interpolated" in table.metadata:
+        grid.caption += "\n~: interpolated, not measured"
     return grid
+
+
+def _measured(table: RDTable, layer: int, option: int) -> str:
+    """Return the distortion of an option, marked where it was not measured."""
+    guessed = table.metadata.get("interpolated", {}).get(table.names[layer], ())
+    text = number(float(table.distortion[layer][option]))
+    return f"~{text}" if table.options[layer][option] in guessed else text
 
 
 def allocation_table(table: RDTable, allocation: Allocation) -> Table:
@@ -129,6 +136,18 @@ def certificate(allocation: Allocation) -> str:
     ]
     for name, budget in allocation.budget.items():
         parts.append(f"{name} {allocation.cost[name]:,} of {budget:,}")
+    if "estimated" in allocation.metadata:
+        parts.append("of estimates, not of measurements")
+    guessed = allocation.metadata.get("interpolated", {})
+    count = sum(
+        option in guessed.get(name, ())
+        for name, option in zip(allocation.names, allocation.options, strict=True)
+    )
+    if count:
+        parts.append(
+            f"{count} of {len(allocation.names)} chosen options are interpolated: measure for "
+            "this budget"
+        )
     return "; ".join(parts)
 
 
@@ -161,65 +180,6 @@ def certificate_table(allocations: Sequence[Allocation], seconds: Sequence[float
     return grid
 
 
-VERIFY_COLUMNS: Final = (
-    ("predicted", "predicted"),
-    ("additive", "additive"),
-    ("joint", "joint"),
-    ("true", "true"),
-    ("ratio", "true / predicted"),
-    ("before", "no repair"),
-    ("after", "repaired"),
-)
-
-
-def verify_table(reports: Iterable[VerifyReport]) -> Table:
-    """Return one row a report: predicted against true distortion, and the counted weights.
-
-    The network before and after its repair is shown where the table was measured with one.
-    """
-    rows = list(reports)
-    repaired = any(report.recovery != "none" for report in rows)
-    shown = [
-        (name, title)
-        for name, title in VERIFY_COLUMNS
-        if any(getattr(r, name) is not None for r in rows) and (name != "before" or repaired)
-    ]
-    grid = new_grid("kept, counted", "kept, expected", *(title for _, title in shown), "")
-    for report in rows:
-        agrees = report.kept_total == report.expected_total
-        finite_ratio = report.predicted > 0
-        grid.add_row(
-            f"{report.kept_total:,}",
-            f"{report.expected_total:,}",
-            *(
-                number(None if name == "ratio" and not finite_ratio else getattr(report, name))
-                for name, _ in shown
-            ),
-            "counts agree" if agrees else "[bold red]counts differ",
-        )
-    counts = ", ".join(f"{n:,}" for n in sorted({report.samples for report in rows}))
-    states = sorted({f"{r.objective} objective, recovery {r.recovery}" for r in rows})
-    grid.caption = f"{counts} samples; {'; '.join(states)}"
-    if repaired:
-        grid.caption += (
-            "\ntrue: both networks in the state measured; no repair, repaired: the pruned network "
-            "as it is,\nand as `apply` with the repair writes it, against the dense one as it is"
-        )
-    if any(_worsens(report) for report in rows):
-        grid.caption += (
-            "\n[yellow]the repair makes it worse: the dense network's own BatchNorm statistics "
-            "do not fit these batches"
-        )
-    return grid
-
-
-def _worsens(found: VerifyReport) -> bool:
-    """Whether re-estimated statistics take the pruned network further from the dense one."""
-    if found.after is None or "batchnorm" not in found.recovery:
-        return False
-    return found.after > found.before
-
-
 def gain(found: Refined | Searched, output: Path) -> str:
     """Say what `refine` or `search` gained, and where it is."""
     end = found.allocation.distortion
@@ -247,16 +207,6 @@ def frontier_table(frontier: Frontier) -> Table:
         )
     grid.caption = f"{len(picked)} of {count} points; cost {frontier.cost}"
     return grid
-
-
-COMPARE_COLUMNS: Final = (
-    ("distortion", "distortion", min),
-    ("distortion_heldout", "held out", min),
-    ("top1", "top-1", max),
-    ("repaired_distortion", "repair:\ndistortion", min),
-    ("repaired_distortion_heldout", "repair:\nheld out", min),
-    ("repaired_top1", "repair:\ntop-1", max),
-)
 
 
 def recipes_table(recipes: Iterable[Recipe]) -> Table:
@@ -296,54 +246,6 @@ def history_table(rounds: Iterable[Round], dense: Mapping[str, float] | None = N
             *map(number, values),
         )
     return grid
-
-
-def compare_table(rows: Sequence[CompareRow]) -> Table:
-    """Return the methods at each sparsity, the best of every column marked by a star.
-
-    A star needs something to be better than: where all methods of a sparsity share one value,
-    or only one method has any, nothing is marked. Methods that share the best value share the
-    star. The dense network takes no part.
-    """
-    shown = [c for c in COMPARE_COLUMNS if any(getattr(row, c[0]) is not None for row in rows)]
-    grid = new_grid("method", *(title for _, title, _ in shown))
-    for index, row in enumerate(rows):
-        if index == 0 or row.sparsity != rows[index - 1].sparsity:
-            grid.add_section()
-            if row.method != "dense":
-                head = (f"sparsity {share(row.sparsity)}", f"{row.kept:,}", "kept")
-                grid.add_row(*head[: 1 + len(shown)], style="bold")
-        rivals = [r for r in rows if r.sparsity == row.sparsity and r.method != "dense"]
-        cells = [_compare_cell(row, rivals, name, best) for name, _, best in shown]
-        grid.add_row(row.method, *cells)
-    grid.caption = "* best of its sparsity; repair: the one measured, else of BatchNorm statistics"
-    return grid
-
-
-def predicted_table(rows: Sequence[CompareRow]) -> Table:
-    """Return both predictions beside the truth, for the methods that the table predicts."""
-    grid = new_grid("method", "sparsity", "additive", "joint", "true, no repair", "true, repaired")
-    for row in rows:
-        if row.predicted is not None:
-            grid.add_row(
-                row.method,
-                share(row.sparsity),
-                number(row.predicted, 3),
-                number(row.predicted_joint, 3),
-                number(row.distortion, 3),
-                number(row.repaired_distortion, 3),
-            )
-    grid.caption = "additive, joint: what the table predicts of the state in which it was measured"
-    return grid
-
-
-def _compare_cell(row: CompareRow, rivals: Sequence[CompareRow], name: str, best: Any) -> str:
-    """Return a value of one method, starred if no rival's is better and some rival's is worse."""
-    value: float | None = getattr(row, name)
-    text = share(value) if "top1" in name else number(value, 3)
-    values = [v for v in (getattr(r, name) for r in rivals) if v is not None and not math.isnan(v)]
-    wins = row.method != "dense" and value is not None and len(set(values)) > 1
-    return f"[bold green]{text}*" if wins and value == best(values) else f"{text} "
 
 
 def new_grid(*titles: str) -> Table:

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from rdprune.kinds import DEFAULT_KINDS, OPTIONAL_KINDS
 
+FEW = 8  # names that an error lists
+
 
 class Candidate(NamedTuple):
     """What a layer is called, its parameter and its modules, and its kind."""
@@ -38,10 +40,13 @@ def select(
 
 
 def hint(entry: str, names: Iterable[str]) -> str:
-    """Suggest what may have been meant by a name that is not there."""
+    """Suggest what may have been meant by a name that is not there; all names, if they are few."""
+    names = list(names)
     candidates = [alias for name in names for alias in (name, name.rpartition(".")[0]) if alias]
     close = difflib.get_close_matches(entry, candidates, n=3, cutoff=0.6)
-    return f"; did you mean {', '.join(map(repr, close))}?" if close else ""
+    if close or len(names) > FEW:
+        return f"; did you mean {', '.join(map(repr, close))}?" if close else ""
+    return f"; there are {', '.join(map(repr, names))}" if names else ""
 
 
 def _matching(

@@ -50,6 +50,8 @@ def go_on(folder: str | PathLike[str] | None) -> str:
     """Say what a run that stops leaves, and how to go on."""
     if folder is None:
         return "no measurement is kept; with --store FOLDER a run can go on where it stopped"
+    if not (Path(folder) / FILE).exists():
+        return f"nothing was measured yet that could be kept in {folder}"
     return f"what was measured is kept in {folder}: run the same command again to go on"
 
 
@@ -74,6 +76,8 @@ class Store:
     """
 
     def __init__(self, folder: str | PathLike[str]) -> None:
+        if Path(folder).is_file():
+            raise FileExistsError(f"the store {str(folder)!r} is a file, must be a folder")
         Path(folder).mkdir(parents=True, exist_ok=True)
         self.path = Path(folder) / FILE
         with self._explained():

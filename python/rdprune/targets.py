@@ -45,9 +45,14 @@ def check_auto(
     """Refuse arguments of `rdprune.measure` that do not go together with budgets."""
     if objective not in ("additive", "joint"):
         raise ValueError(f"objective is {objective!r}, must be 'additive' or 'joint'")
-    if is_auto(levels) != (budgets is not None):
+    if is_auto(levels) and budgets is None:
         raise ValueError(
-            "levels='auto' and budgets= go together: what is measured depends on where it is used"
+            "levels 'auto' needs a sparsity or a budget: what is measured depends on it"
+        )
+    if budgets is not None and not is_auto(levels):
+        raise ValueError(
+            "a sparsity or budget to measure for is for levels 'auto'; other levels are measured "
+            "whatever the budget"
         )
     if budgets is None:
         return

@@ -139,8 +139,8 @@ def test_a_store_serves_later_budgets(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"levels": "auto"}, "levels='auto' and budgets= go together"),
-        ({"budgets": ["20%"]}, "levels='auto' and budgets= go together"),
+        ({"levels": "auto"}, "levels 'auto' needs a sparsity or a budget"),
+        ({"budgets": ["20%"]}, "is for levels 'auto'"),
         ({"levels": "auto", "budgets": "20%"}, "budgets is '20%', must be a list of budgets"),
         ({"levels": "auto", "budgets": [0.2]}, "is the float 0.2, which could mean"),
         ({"levels": "auto", "budgets": ["20%"], "objective": "best"}, "objective is 'best'"),

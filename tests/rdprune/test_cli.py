@@ -438,7 +438,21 @@ BAD = {
     "no batches": (["measure", *USE, "--data", "mine:empty", "--output", "t"], "batches"),
     "shape": (["measure", *USE, "--data", "mine:wrong_shape", "--output", "t"], "shapes"),
     "levels": (["measure", *USE, "--levels", "a,b", "--output", "t"], "got 'a,b'"),
-    "auto alone": (["measure", *USE, "--levels", "auto", "--output", "t"], "go together"),
+    "auto alone": (["measure", *USE, "--levels", "auto", "--output", "t"], "needs a sparsity"),
+    "auto errors": (
+        [
+            "measure",
+            *USE,
+            "--levels",
+            "auto",
+            "--sparsity",
+            "0.5",
+            "--keep-errors",
+            "--output",
+            "t",
+        ],
+        "keep_errors needs every level measured",
+    ),
     "look auto": (["look", *USE, "--levels", "auto", "--output", "t"], "--levels auto is for"),
     "prune auto": (
         ["prune", *USE, "--levels", "auto", "--sparsity", "0.5", "--folder", "t"],

@@ -99,7 +99,7 @@ def test_module_around_stands_for_its_layers(network):
     ("arguments", "message"),
     [
         ({"ignore": ["conv3"]}, "ignore entry 'conv3' matches no layer; did you mean 'conv"),
-        ({"ignore": ["bn1"]}, "ignore entry 'bn1' matches no layer"),
+        ({"ignore": ["bn1"]}, "ignore entry 'bn1' matches no layer; there are 'conv1.weight', "),
         ({"layers": ["zzz"]}, "layers entry 'zzz' matches no layer"),
         ({"ignore": ["re:conv"]}, "ignore entry 're:conv' matches no layer"),
         ({"ignore": ["re:("]}, "is no regular expression"),

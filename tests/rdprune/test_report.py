@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from rdprune import CompareRow, VerifyReport, picture, report
+from rdprune import CompareRow, VerifyReport, picture, report, truth
 from rdprune_core import RDTable, allocate, frontier
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def test_compare_table_stars_the_best_only() -> None:
         row("ours", 0.8, distortion=4.0, top1=0.5),
         row("lamp", 0.8, distortion=3.0, top1=0.4),
     ]
-    lines = text_of(report.compare_table(rows))
+    lines = text_of(truth.compare_table(rows))
     words = [line for line in lines if line]
     first = words.index(["dense", "0", "99.0", "%"])
     assert words[first : first + 7] == [
@@ -87,7 +87,7 @@ def test_compare_table_fits_a_terminal() -> None:
     with console.capture() as capture:
         given = {**figures, "kept": 123_456_789, "sparsity": 0.5}
         rows = [CompareRow(**{**given, "method": m}) for m in ("global_magnitude", "rdprune")]
-        console.print(report.compare_table(rows))
+        console.print(truth.compare_table(rows))
     lines = capture.get().splitlines()
     assert "…" not in capture.get()
     figures_shown = ["0.123", "0.123", "12.3", "%"]
@@ -108,14 +108,14 @@ def test_compare_table_fits_a_terminal() -> None:
 def test_star_needs_something_to_beat(values: list[float | None], stars: list[bool]) -> None:
     """Equals share the star; where nothing is worse there is none; nan never wins."""
     rows = [row(f"m{i}", 0.5, distortion=value) for i, value in enumerate(values)]
-    lines = text_of(report.compare_table(rows))
+    lines = text_of(truth.compare_table(rows))
     printed = [next(line for line in lines if f"m{i}" in line) for i in range(3)]
     assert [line[-1].endswith("*") for line in printed] == stars
 
 
 def test_compare_table_leaves_out_what_nobody_has() -> None:
     """A column without a single figure is not shown."""
-    grid = report.compare_table([row("ours", 0.5, distortion=1.0)])
+    grid = truth.compare_table([row("ours", 0.5, distortion=1.0)])
     assert [column.header for column in grid.columns] == ["method", "distortion"]
 
 
@@ -124,7 +124,7 @@ def test_predicted_table_leaves_out_what_is_not_predicted() -> None:
     ours = row(
         "joint", 0.5, distortion=3.0, repaired_distortion=2.0, predicted=1.0, predicted_joint=1.5
     )
-    lines = text_of(report.predicted_table([ours, row("lamp", 0.5, distortion=1.0)]))
+    lines = text_of(truth.predicted_table([ours, row("lamp", 0.5, distortion=1.0)]))
     assert ["joint", "50.0", "%", "1", "1.5", "3", "2"] in lines
     assert not any("lamp" in line for line in lines)
 
@@ -134,7 +134,7 @@ def test_verify_table_shows_counts_and_ratio() -> None:
     found = VerifyReport(
         2.0, 3.0, 1.5, {"a": 5}, 5, 5, 64, "additive", "batchnorm", 2.0, 2.5, 9.0, 3.5
     )
-    lines = text_of(report.verify_table([found]))
+    lines = text_of(truth.verify_table([found]))
     row = ["5", "5", "2", "2", "2.5", "3", "1.5", "9", "3.5", "counts", "agree"]
     assert row in lines
     assert ["64", "samples;", "additive", "objective,", "recovery", "batchnorm"] in lines
@@ -149,7 +149,7 @@ def test_verify_table_warns_of_statistics_that_do_not_fit(recovery, after, warne
     found = VerifyReport(
         2.0, 3.0, 1.5, {"a": 5}, 5, 5, 64, "additive", recovery, None, None, 9.0, after
     )
-    assert ("statistics do not fit" in str(report.verify_table([found]).caption)) == warned
+    assert ("statistics do not fit" in str(truth.verify_table([found]).caption)) == warned
 
 
 def test_frontier_table_thins_many_points_and_keeps_both_ends() -> None:
@@ -160,6 +160,21 @@ def test_frontier_table_thins_many_points_and_keeps_both_ends() -> None:
     lines = text_of(grid)
     assert any(line[:1] == ["0"] for line in lines)
     assert ["400", "100.0", "%", "0", "optimal"] in lines
+
+
+def test_what_was_not_measured_is_marked() -> None:
+    """Interpolated cells have a mark, and a certificate says how many were chosen."""
+    plain = table_of()
+    table = plain.with_distortion(
+        plain.distortion, metadata={"interpolated": {"block.1.weight": ["0.5"]}}
+    )
+    lines = text_of(report.measured_table(table))
+    assert ["block.0", "100", "900", "1", "10"] in lines
+    assert ["block.1", "100", "900", "~2", "20"] in lines
+    assert "1 of 2 chosen options are interpolated" in report.certificate(allocate(table, 100))
+    assert "interpolated" not in report.certificate(allocate(plain, 100))
+    estimated = plain.with_distortion(plain.distortion, metadata={"estimated": "to first order"})
+    assert "of estimates" in report.certificate(allocate(estimated, 100))
 
 
 def test_measured_table_shows_the_nearest_options() -> None:

@@ -399,6 +399,15 @@ def test_the_command(mine):
     assert report["ratio"] == pytest.approx(1, rel=1e-4)
 
 
+def test_the_command_runs_alone(mine, monkeypatch):
+    """Several ranks would all search, and write one file."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    result = CliRunner().invoke(app, ["search", *mine, "--output", "s.json", "--sparsity", "0.5"])
+    assert result.exit_code
+    assert "search runs in one process" in f"{result.stderr}{result.exception}"
+
+
 def test_ends_where_nothing_is_left_to_change(network, batches):
     """All weights, none, or one layer: the search ends by itself."""
     for options in ({"sparsity": 0.0}, {"sparsity": 1.0}, {"layers": ["linear.weight"]}):

@@ -18,7 +18,7 @@ from torch import nn
 
 from rdprune.distortion import Measurement
 from rdprune.measuring import measure
-from rdprune.store import FILE, Store, StoreError, run_signature
+from rdprune.store import FILE, Store, StoreError, go_on, run_signature
 from rdprune_core import FileFormatError, RDTable
 
 LEVELS = 9
@@ -355,10 +355,18 @@ def test_a_newer_version(tmp_path):
 
 
 def test_a_folder_that_is_a_file(tmp_path):
-    """A run folder that cannot be made is the system's error, with its name."""
+    """A run folder that cannot be made is named, with the rule."""
     (tmp_path / "run").touch()
-    with pytest.raises(FileExistsError, match="run"):
+    with pytest.raises(FileExistsError, match="run' is a file, must be a folder"):
         Store(tmp_path / "run")
+
+
+def test_how_to_go_on(tmp_path):
+    """What a run that stops says is so."""
+    assert "--store FOLDER" in go_on(None)
+    assert "nothing was measured yet" in go_on(tmp_path / "run")
+    Store(tmp_path / "run").close()
+    assert "run the same command again" in go_on(tmp_path / "run")
 
 
 def test_a_file_that_cannot_be_opened(tmp_path):

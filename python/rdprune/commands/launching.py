@@ -32,6 +32,18 @@ def launched(device: str) -> Iterator[int]:
     dist.destroy_process_group()
 
 
+def alone(command: str) -> None:
+    """Refuse several ranks for a command that does not share its work.
+
+    Raises
+    ------
+    ValueError
+        Names the command.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ:
+        raise ValueError(f"{command} runs in one process: only measure shares its work")
+
+
 def who() -> str:
     """Say which rank speaks, where there are several."""
     size = os.environ.get("WORLD_SIZE", "1")

@@ -30,6 +30,7 @@ from rdprune_core.budget import Budget
 
 #: ``--levels`` for measuring only what the budgets need.
 AUTO = "auto"
+UNCHECKED = "note: whether the samples are too few is not known: that takes their kept errors"
 
 #: Where the bootstrap asks whether the samples decide, and how often it draws.
 CHECKED_SPARSITIES = (0.5, 0.7, 0.9)
@@ -99,11 +100,12 @@ def measure(
         str, typer.Option(metavar="BYTES", help="Most memory for records: 500M, 4G.")
     ] = "1G",
     keep_errors: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            help="Keep every sample's error in the table, and say if samples are too few."
+            help="Keep every sample's error in the table, and say if samples are too few; by "
+            "default, but not with levels auto."
         ),
-    ] = True,
+    ] = None,
     store: StoreFolder = None,
     device: Device = "cpu",
     json: Json = None,
@@ -131,7 +133,7 @@ def measure(
         "reuse": reuse,
         "reuse_memory": parse_bytes(reuse_memory),
         "store": store,
-        "keep_errors": keep_errors and levels != AUTO,
+        "keep_errors": levels != AUTO if keep_errors is None else keep_errors,
     }
     with launched(device) as rank:
         network = load_model(model, device)
@@ -150,7 +152,7 @@ def measure(
 
 def _tell(table: RDTable, output: Path, seconds: float, json: str | None) -> None:
     """Show what was measured, and whether the samples were enough."""
-    drawn = noise(table) if table.errors is not None else []
+    drawn = noise(table) if table.errors is not None else None
     skipped = sum(map(len, table.metadata.get("interpolated", {}).values()))
     payload = {
         "output": str(output),
@@ -164,7 +166,7 @@ def _tell(table: RDTable, output: Path, seconds: float, json: str | None) -> Non
     counted = f"{payload['options']} options" + (f", {skipped} interpolated," if skipped else "")
     footer = f"{counted} in {seconds:.1f} s; table written to {output}"
     emit(json, payload, lambda out: out.print(report.measured_table(table), footer))
-    warning = too_few_samples(drawn)
+    warning = UNCHECKED if drawn is None else too_few_samples(drawn)
     if warning:
         typer.echo(warning, err=True)
 

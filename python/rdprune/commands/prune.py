@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rdprune import report
+from rdprune import report, truth
 from rdprune.commands.options import (
     AllocationPath,
     DataSpec,
@@ -128,7 +128,7 @@ def verify(
     else:
         network = load_weights_(weights, copy.deepcopy(dense))
         found = rdprune.verify(network, batches, chosen, dense=dense, table=measured)
-    grid = report.verify_table([found])
+    grid = truth.verify_table([found])
     emit(json, report.finite(asdict(found)), lambda out: out.print(grid))
 
 
@@ -202,5 +202,5 @@ def compare(
         methods=method,
     )
     payload = [report.finite(asdict(row)) for row in rows]
-    grids = (report.compare_table(rows), report.predicted_table(rows))
+    grids = (truth.compare_table(rows), truth.predicted_table(rows))
     emit(json, payload, lambda out: out.print(*grids))

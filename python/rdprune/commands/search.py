@@ -11,6 +11,7 @@ import numpy as np
 import typer
 
 from rdprune import report
+from rdprune.commands.launching import alone
 from rdprune.commands.options import (
     Budgets,
     DataSpec,
@@ -86,6 +87,7 @@ def search(
     import rdprune
     from rdprune.store import go_on
 
+    alone("search")
     check_folders(output, json)
     start = None if allocation is None else Allocation.load(allocation)
     network, batches = load_model(model, device), load_batches(data)

@@ -11,7 +11,7 @@ from rich.console import Console
 
 import rdprune
 import rdprune_core
-from rdprune import picture, report
+from rdprune import picture, report, truth
 from rdprune.console import console, emit
 from rdprune.demo import data
 from rdprune.demo.network import trained
@@ -73,7 +73,7 @@ def run(output: Path, target: str | None = None) -> None:
     reports = _verify(out, model, calibration, allocations, output)
     with _step(out, f"Compare at the same number of weights, {HELDOUT} test digits held out"):
         rows = rdprune.compare(model, calibration, table, sparsities=SPARSITIES, heldout=heldout)
-        out.print(report.compare_table(rows))
+        out.print(truth.compare_table(rows))
     with _step(out, "Picture"):
         swept = rdprune_core.frontier(table)
         title = "ResNet-20 on MNIST digits: rate and distortion"
@@ -135,7 +135,7 @@ def _verify(
             made = rdprune.masks(model, allocation)
             rdprune.save_masks(output / f"masks-{sparsity}.safetensors", made)
             reports.append(rdprune.verify(model, batches, allocation))
-        out.print(report.verify_table(reports))
+        out.print(truth.verify_table(reports))
     return reports
 
 
