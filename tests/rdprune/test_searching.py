@@ -395,6 +395,9 @@ def test_the_command(mine):
     assert kept[0] >= 32
     assert kept[1] <= 20
     assert "in 30 passes" in text
+    rest[-3] = "9"
+    for sparsity, said in (("0.5", "give more passes"), ("1.0", "nothing left to change")):
+        assert said in " ".join(invoke(*rest[:-2], "--sparsity", sparsity).split())
     report = json.loads(invoke("verify", *mine, "--allocation", "s.json", "--json", "-"))
     assert report["ratio"] == pytest.approx(1, rel=1e-4)
 

@@ -129,7 +129,7 @@ def search(
         "passes": found.passes,
         "found": found.found,
     }
-    grids = _layers(found.allocation), _starts(found), _generations(found)
+    grids = _layers(found.allocation), _starts(found), _generations(found, passes)
     emit(json, payload, lambda out: out.print(*grids, report.gain(found, output), sep="\n"))
 
 
@@ -156,8 +156,8 @@ def _starts(found: Searched) -> Table:
     return grid
 
 
-def _generations(found: Searched) -> Table:
-    """Return the generations of `search` that found something better, at most 20, evenly spread."""
+def _generations(found: Searched, asked: int) -> Table:
+    """Return the generations that found something better, at most 20, evenly spread."""
     grid = report.new_grid("passes", "on a part", "true distortion")
     better, best = [], found.start
     for entry in found.generations:
@@ -171,7 +171,13 @@ def _generations(found: Searched) -> Table:
         grid.add_row(
             f"{entry.passes}", report.number(entry.predicted), report.number(entry.distortion)
         )
-    grid.caption = f"{len(found.generations)} generations, {count} with gain"
+    grid.caption = (
+        f"{len(found.generations)} generations, {count} with gain; on a part: of the samples, "
+        "where the best child was looked at"
+    )
     if not found.generations:
-        grid.caption = "no generation was finished: give more passes"
+        spent = found.passes >= asked
+        grid.caption = "no generation was finished: " + (
+            "give more passes" if spent else "there is nothing left to change"
+        )
     return grid
