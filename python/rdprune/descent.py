@@ -44,9 +44,14 @@ FARTHEST = 1e18  # a response whose square is still a float32
 
 
 class Judge(Protocol):
-    """Runs the network pruned to numbers of weights kept, and stops it all by an exception."""
+    """Runs the network pruned to numbers of weights kept, and stops it all by an exception.
+
+    `parts` are those of the samples; in a `straight` network gradients can be trusted, and looks
+    are tried only where these gain nothing.
+    """
 
     parts: int
+    straight: bool
 
     @property
     def passes(self) -> int:
@@ -115,7 +120,7 @@ class _Descent:
         self._random = np.random.default_rng(seed)
         self._turn = 0
         self._born = True
-        self._gradients, self._looks = _Way(), _Way()
+        self._gradients, self._looks = _Way(), _Way(rate=0.0 if judge.straight else math.inf)
 
     def rounds(self) -> Iterator[tuple[Counts, float, float]]:
         """Yield as `descend` does."""

@@ -33,12 +33,22 @@ class Judge:
     meter : Meter
     gradients : bool
         Whether backward passes can tell what steps do.
+    straight : bool
+        Whether they tell it well: not behind BatchNorm.
     """
 
     def __init__(
-        self, names: list[str], network: Trial, most: int, meter: Meter, gradients: bool
+        self,
+        names: list[str],
+        network: Trial,
+        most: int,
+        meter: Meter,
+        *,
+        gradients: bool,
+        straight: bool,
     ) -> None:
         self.parts = network.parts
+        self.straight = straight
         self._gradients = gradients
         self._names = names
         self._network = network

@@ -206,7 +206,8 @@ def search(
     corners, low, high = ends(found, macs, floors or {}, caps or {}, about)
     within = space(corners, low, high, allocation, budget, sparsity)
     starts |= {method.__name__: start(method, found, within) for method in STARTS}
-    asked = passes >= LOOK_FROM and not batchnorms(model)
+    straight = not batchnorms(model)
+    asked = passes >= LOOK_FROM and straight
     look = _looked(model, data, found, forward, seed) if asked else None
     if look is not None:
         starts |= first_optimum(FIRST, look, found, within)
@@ -229,7 +230,7 @@ def search(
         network.spend(1)  # for the multiply-accumulates
         network.spend((FAILED if look is None else LOOK) if asked else 0)
         gradients = passes >= LOOK_FROM and network.differentiable()
-        judge = Judge(list(found), network, passes, meter, gradients)
+        judge = Judge(list(found), network, passes, meter, gradients=gradients, straight=straight)
         searched = _Progress(found, corners, within, network, on_generation)
         return _run(judge, searched, points, within, seed)
 

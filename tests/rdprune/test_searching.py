@@ -38,6 +38,7 @@ class Bowl:
     """A judge whose responses add up: each layer's grows with its distance from a target."""
 
     parts = 4
+    straight = False
 
     def __init__(self, target, dimensions=6, slopes=False):
         self._slopes = slopes
