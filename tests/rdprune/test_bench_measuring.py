@@ -48,7 +48,7 @@ def test_every_saving_does_less(tmp_path):
     assert both["macs_ratio"] < one_table["macs_ratio"]
     # Fewer than a quarter of the 101 levels that are chosen among.
     assert one_table["macs_ratio"] < 500
-    assert 7 <= rows["all"]["macs_ratio"] <= 8
+    assert 8 <= rows["all"]["macs_ratio"] <= 9  # the fewest that a search takes
 
 
 @pytest.mark.parametrize(
