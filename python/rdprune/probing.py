@@ -190,8 +190,8 @@ def gradients_tell(
             for output, before in zip(runner.live_outputs(), dense, strict=True):
                 if not _close(output, before):
                     return False, backward_cost(1)
-                signs = torch.ones_like(output)
-                found = torch.autograd.grad(output, parameters, signs, allow_unused=True)
+                ones = torch.ones_like(output)
+                found = torch.autograd.grad(output, parameters, ones, allow_unused=True)
                 reached |= {n for n, g in zip(layers, found, strict=True) if g is not None}
     except (TypeError, ValueError, RuntimeError):  # a refusal with gradients on: it ran before
         return False, backward_cost(1)

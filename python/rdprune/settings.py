@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -12,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from rdprune.allocators import ALLOCATORS
+from rdprune.checking import check_whole
 from rdprune.criteria import parse
 from rdprune.layers import Prunable
 from rdprune.levels import read_levels
@@ -81,8 +83,7 @@ class Settings:
             read_levels(self.levels)
         for shape in self.shapes:
             parse_shape(shape)
-        if not _is_number(self.seed, Integral):
-            raise ValueError(f"seed is {self.seed!r}, must be an integer")
+        check_whole("seed", self.seed, -math.inf)
 
     @property
     def shaped(self) -> bool:

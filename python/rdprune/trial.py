@@ -118,7 +118,11 @@ class Trial:
         Those found in the store are among them; what a repair looks at counts as a run for each
         layer and network.
         """
-        return self._passes - -self._looked // self._sweep.reference.samples
+        return self._with_looks(self._looked)
+
+    def _with_looks(self, samples: int) -> int:
+        """Return the passes when so many samples have been run in parts, rounded up."""
+        return self._passes - -samples // self._sweep.reference.samples
 
     @property
     def cost(self) -> int:
@@ -160,7 +164,7 @@ class Trial:
         self.settle()
         self.ran = True
         sweep = self._parts[part]
-        self._looked += backward_cost(probes + 1) * sweep.reference.samples
+        self._looked += self._samples_around(part, probes)
         removals = {n: RemovedSums(w, self._orders[n]) for n, w in self._dense.items()}
         return first_order_about(
             self._layers, removals, self._now, options, sweep.runner, sweep.reference,
@@ -169,8 +173,10 @@ class Trial:
 
     def passes_around(self, part: int, probes: int) -> int:
         """Return what `passes` would be after `around` on a part."""
-        looked = self._looked + backward_cost(probes + 1) * self._parts[part].reference.samples
-        return self._passes - -looked // self._sweep.reference.samples
+        return self._with_looks(self._looked + self._samples_around(part, probes))
+
+    def _samples_around(self, part: int, probes: int) -> int:
+        return backward_cost(probes + 1) * self._parts[part].reference.samples
 
     def differentiable(self) -> bool:
         """Whether `around` can tell: see `gradients_tell`, of the dense network on the first part.

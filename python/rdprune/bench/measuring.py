@@ -28,6 +28,7 @@ from rdprune.bench.networks import NETWORKS, Network
 from rdprune.bench.process import command, finished
 from rdprune.bench.show import clock
 from rdprune.bench.solver import Step
+from rdprune.searching import LEAST
 from rdprune_core import Allocation, RDTable, allocate
 
 SPARSITIES: Final = (0.5, 0.7, 0.8)
@@ -66,7 +67,7 @@ The last is `rdprune.search`: a first look or magnitudes to begin with, gradient
 of the samples, and the solver, for one allocation and no table.
 """
 FEWER: Final = 15
-"""Passes of the plain loop over those of a search, which has 9 at least."""
+"""Passes of the plain loop over those of a search, which has `LEAST` at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +219,7 @@ def _measured(
         layers = rdprune.prunable(model, **network.arguments)
         plain = 2 + len(layers) * (levels - 1)
         (sparsity,) = group
-        return network.search(model, batches, sparsity=sparsity, passes=max(plain // FEWER, 9))
+        return network.search(model, batches, sparsity=sparsity, passes=max(plain // FEWER, LEAST))
     chosen: dict[str, Any] = {"levels": levels}
     if method.targets:
         budgets = [f"{round(100 * (1 - sparsity), 9)}%" for sparsity in group]

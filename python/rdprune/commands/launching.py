@@ -40,7 +40,7 @@ def alone(command: str) -> None:
     ValueError
         Names the command.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ:
+    if who():
         raise ValueError(f"{command} runs in one process: only measure shares its work")
 
 
