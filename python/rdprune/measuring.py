@@ -168,7 +168,7 @@ def measure(
         )
     _check_within(within, found, is_auto(levels))
     choices = menu(found, chosen, shapes, weighed, within)
-    ranks = found_ranks(go_on(store)) if distributed else None
+    ranks = found_ranks(lambda: go_on(store)) if distributed else None
     with recovered(model, recovery), preserved(model), ExitStack() as stack:
         if ranks is not None:
             stack.enter_context(ranks.working())

@@ -33,7 +33,7 @@ class RankError(RuntimeError):
     """Another rank died or failed, so that the measurement cannot be finished."""
 
 
-def found_ranks(advice: str) -> Ranks | None:
+def found_ranks(advice: Callable[[], str]) -> Ranks | None:
     """Return the ranks of the default process group, None where there are no two."""
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() < 2:
         return None
@@ -45,8 +45,8 @@ class Ranks:
 
     Parameters
     ----------
-    advice : str
-        How the user can go on after a failure.
+    advice : callable
+        Asked after a failure how the user can go on.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class Ranks:
         Called now and then while this rank waits for others.
     """
 
-    def __init__(self, advice: str) -> None:
+    def __init__(self, advice: Callable[[], str]) -> None:
         self.rank = dist.get_rank()
         self.size = dist.get_world_size()
         self._advice = advice
@@ -88,7 +88,7 @@ class Ranks:
     def check(self) -> None:
         """Raise a `RankError` if another rank is dead or has failed."""
         if self._problem:
-            raise RankError(f"{self._problem}; {self._advice}")
+            raise RankError(f"{self._problem}; {self._advice()}")
 
     def agree(self, digest: bytes) -> None:
         """Check that all ranks have the same model, batches and settings.
@@ -178,7 +178,7 @@ class Ranks:
         while arrived < self.size:
             self.check()
             if time.monotonic() - start > limit:
-                raise RankError(f"only {arrived} of {self.size} ranks came; {self._advice}")
+                raise RankError(f"only {arrived} of {self.size} ranks came; {self._advice()}")
             if self.waiting is not None:
                 self.waiting()
             time.sleep(_POLL)
@@ -204,7 +204,7 @@ class Ranks:
         except RuntimeError as error:
             self._stop.wait(BEAT)  # another rank may just be telling why
             self.check()
-            raise RankError(f"another rank is gone ({error}); {self._advice}") from error
+            raise RankError(f"another rank is gone ({error}); {self._advice()}") from error
 
     def _watch(self) -> None:
         """Give signs of life, and look for those of the others, until stopped."""
