@@ -13,10 +13,12 @@ fitted with an intercept: all moments are taken about the means.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,7 +27,8 @@ from rdprune.patches import input_rows, weight_index
 from rdprune.sites import Site
 
 RIDGE = 0.01
-TIMED_ROWS = 256
+TIMED_ROWS = 256  # of inputs, for their moments
+TIMED_PARTS, TIMES = (16, 4, 2), 2  # of a row's weights, and how often
 
 
 @dataclass(slots=True)
@@ -218,7 +221,7 @@ def _row(square: Tensor, targets: Tensor, chosen: Tensor, ridge: float) -> Tenso
 
 @dataclass(frozen=True, slots=True)
 class FitCost:
-    """Seconds that fits of a layer take, judged by one row of it.
+    """Seconds that fits of a layer take, judged by rows of it that were timed.
 
     Attributes
     ----------
@@ -226,24 +229,32 @@ class FitCost:
         Outputs of all groups, and the weights of each.
     start : float
         Seconds of the moments.
-    least, half : float
-        Seconds of a row with one weight, and with half of them.
+    timed : tuple of (int, float)
+        Weights of a row and the seconds that their fit took, ascending.
     """
 
     rows: int
     inputs: int
     start: float
-    least: float
-    half: float
+    timed: tuple[tuple[int, float], ...]
 
     def seconds(self, kept: int) -> float:
-        """Return the seconds of a fit of so many weights, by the cube of those of a row."""
-        share = 2 * kept / max(self.rows * self.inputs, 1)
-        return self.rows * (self.least + max(self.half - self.least, 0.0) * share**3)
+        """Return the seconds of a fit of so many weights, by those of a row.
+
+        Between two timed rows by the power that leads from one to the other, beyond the last by
+        that which led there, the cube at most.
+        """
+        if not kept:
+            return 0.0
+        counts, seconds = np.log(np.array(self.timed).T)
+        power = 3.0 if len(counts) < 2 else np.diff(seconds)[-1] / np.diff(counts)[-1]
+        row = math.log(max(kept / self.rows, 1.0))
+        beyond = min(max(power, 0.0), 3.0) * max(row - counts[-1], 0.0)
+        return self.rows * math.exp(float(np.interp(row, counts, seconds) + beyond))
 
 
 def fit_cost(module: nn.Module, dtype: torch.dtype, positions: int) -> FitCost:
-    """Time the fit of one row of a layer, with the moments of so many positions to come."""
+    """Time the fits of a few rows of a layer, with the moments of so many positions to come."""
     shape = weight_index(module).shape
     groups, outputs, inputs = shape
     device = next(module.parameters()).device
@@ -261,7 +272,9 @@ def fit_cost(module: nn.Module, dtype: torch.dtype, positions: int) -> FitCost:
     began = time.perf_counter()
     rows.T @ rows
     moments = (time.perf_counter() - began) * groups * positions / TIMED_ROWS
-    return FitCost(groups * outputs, inputs, moments, timed(1), timed(max(inputs // 2, 1)))
+    counts = sorted({1, *(max(inputs // part, 1) for part in TIMED_PARTS)})
+    seconds = [(count, min(timed(count) for _ in range(TIMES))) for count in counts]
+    return FitCost(groups * outputs, inputs, moments, tuple(seconds))
 
 
 def kept_weights(layer: Prunable) -> Tensor:

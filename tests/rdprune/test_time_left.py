@@ -49,11 +49,11 @@ def _network(clock, costs, embedding):
     return nn.Sequential(*layers)
 
 
-def _shown(monkeypatch, costs, factors, *, levels, option, embedding, row=0.0):
+def _shown(monkeypatch, costs, factors, *, levels, option, embedding, row=0.0, power=3):
     """Measure; return when something was shown, and what was said to be left.
 
     `option` is the part of a pass that comparing takes, beside the pass; `row` what fitting all
-    weights of an output takes, if anything is fitted.
+    weights of an output takes, if anything is fitted, by a power of how many they are.
     """
     clock = Clock(factors)
     shown = []
@@ -71,7 +71,7 @@ def _shown(monkeypatch, costs, factors, *, levels, option, embedding, row=0.0):
     fit = refitting._row
 
     def fitted(square, targets, chosen, ridge):
-        clock.now += row * (0.02 + (len(chosen) / 6) ** 3)
+        clock.now += row * (0.02 + (len(chosen) / 6) ** power)
         return fit(square, targets, chosen, ridge)
 
     torch.manual_seed(0)
@@ -138,11 +138,12 @@ def test_time_left_is_right_within_a_factor_of_two(monkeypatch, profile, how, le
     assert _worst(shown) < 2
 
 
+@pytest.mark.parametrize("power", [0, 1, 3])
 @pytest.mark.parametrize("row", [0.02, 0.3, 10.0])
 @pytest.mark.parametrize("how", ["as traced", "alternating"])
 @pytest.mark.parametrize("profile", ["resnet32", "late"])
-def test_fits_are_weighed(monkeypatch, profile, how, row):
-    """Also where fits take as long as passes, or nearly all the time, and more for more weights."""
+def test_fits_are_weighed(monkeypatch, profile, how, row, power):
+    """Also where fits take as long as passes or nearly all the time, by whatever power of weights."""
     costs = PROFILES[profile]
     shown = _shown(
         monkeypatch,
@@ -152,5 +153,6 @@ def test_fits_are_weighed(monkeypatch, profile, how, row):
         option=0.01,
         embedding=False,
         row=row,
+        power=power,
     )
     assert _worst(shown, last_part=0.005) < 2
