@@ -143,7 +143,7 @@ def test_time_left_is_right_within_a_factor_of_two(monkeypatch, profile, how, le
 @pytest.mark.parametrize("how", ["as traced", "alternating"])
 @pytest.mark.parametrize("profile", ["resnet32", "late"])
 def test_fits_are_weighed(monkeypatch, profile, how, row, power):
-    """Also where fits take as long as passes or nearly all the time, by whatever power of weights."""
+    """Also where fits take as long as passes or nearly all the time, by any power of weights."""
     costs = PROFILES[profile]
     shown = _shown(
         monkeypatch,
