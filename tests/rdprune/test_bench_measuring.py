@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 from typer.testing import CliRunner
 
-from rdprune.bench.measuring import MacCounter
+from rdprune.bench.measuring import MacCounter, Row, show
 from rdprune.cli import app
 
 
@@ -64,3 +66,13 @@ def test_bad_arguments(arguments, message):
     result = CliRunner().invoke(app, ["bench", "measure", *arguments])
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def test_json_has_the_worst_excess_and_the_table_each():
+    """Of three sparsities, the one where most is lost."""
+    row = Row("demo", "all", 132.0, 17.0, 1 << 28, (-0.062, 0.015, 0.004))
+    assert row.told()["excess_distortion"] == 0.015
+    console = Console(width=200, record=True, file=StringIO())
+    console.print(show([row]))
+    assert "-6.2%  " in (text := console.export_text())
+    assert text.split()[-2:] == ["+1.5%", "+0.4%"]

@@ -187,8 +187,6 @@ def measure(
     ] = None,
 ) -> None:
     """Measure networks plainly and with each saving: work, time, memory, what is lost."""
-    from dataclasses import asdict
-
     from rdprune.bench import measuring as bench
     from rdprune.bench.networks import NETWORKS
 
@@ -203,7 +201,7 @@ def measure(
         lambda text: typer.echo(text, err=True),
         samples,
     )
-    emit(json, [asdict(row) for row in rows], lambda out: out.print(bench.show(rows)))
+    emit(json, [row.told() for row in rows], lambda out: out.print(bench.show(rows)))
 
 
 @app.command(
