@@ -3,13 +3,14 @@
 A round looks, on a part of the samples, at layers keeping somewhat less and somewhat more than
 now: what that does to the output in the network as it is pruned. Or gradients are asked, where
 there are any, which tell it of all layers for the price of a few looks, though to first order only.
-Whichever gained more a pass when it was last tried is next. Children are joint or additive optima
-within the budget when a random few of these layers are free to take such a step, with a random
-price on the squares of the changes; a few are swaps between random layers. They are looked at on
-another part of the samples, the best are run on all, and one that truly distorts less is the next
-parent: the same steps are tried again from there, or those of fresh gradients. When looks gain no
-more, swaps alone go on, which cost none. The next round begins about the new point, with nearer
-steps if the last did not help.
+Whichever gained more a pass when it was last tried is next; in a network where gradients can be
+trusted looks are first tried after six rounds, or where gradients gain nothing. Children are joint
+or additive optima within the budget when a random few of these layers are free to take such a step,
+with a random price on the squares of the changes; a few are swaps between random layers. They are
+looked at on another part of the samples, the best are run on all, and one that truly distorts less
+is the next parent: the same steps are tried again from there, or those of fresh gradients. When
+looks gain no more, swaps alone go on, which cost none. The next round begins about the new point,
+with nearer steps if the last did not help.
 
 Random subsets of layers and another part for every look keep the noise of one part from being
 followed. The judge, cheap looks at many children and whole runs of few, is that of Sieberling et
@@ -32,6 +33,7 @@ CHILDREN, FEWEST = 16, 4  # looked at: all for eight parts or more, whose looks 
 SURVIVORS = 2
 PATIENCE = 2  # generations in a row without gain by the same looks
 RENEWED = 4  # gains by gradients until it is asked whether looks gain more
+TRUSTED = 6  # rounds by gradients after which looks are tried once, also in a straight network
 ENOUGH = 2  # generations by which a rate of gain is known
 WAIT = 3  # generations in a row without gain by swaps alone
 ROUND = 10  # passes that a round's looks take, about
@@ -46,8 +48,7 @@ FARTHEST = 1e18  # a response whose square is still a float32
 class Judge(Protocol):
     """Runs the network pruned to numbers of weights kept, and stops it all by an exception.
 
-    `parts` are those of the samples; in a `straight` network gradients can be trusted, and looks
-    are tried only where these gain nothing.
+    `parts` are those of the samples; in a `straight` network gradients can be trusted.
     """
 
     parts: int
@@ -124,7 +125,7 @@ class _Descent:
 
     def rounds(self) -> Iterator[tuple[Counts, float, float]]:
         """Yield as `descend` does."""
-        way = self._looks
+        way, asked = self._looks, 0
         while self._born and self._best != 0:
             before, spent, self._born = self._best, self._judge.passes, False
             way = self._next(way)
@@ -137,6 +138,9 @@ class _Descent:
                     way.rate, way, spent = 0.0, self._looks, self._judge.passes
                 yield from self._by_looks()
             way.rate = self._rate(before, spent)
+            asked += way is self._gradients
+            if asked == TRUSTED and way is self._gradients and self._judge.straight:
+                self._looks.rate = math.inf
             self._turn += 1
 
     def _next(self, last: _Way) -> _Way:

@@ -71,7 +71,9 @@ class Reference:
     """The dense network's outputs on all batches, to measure others against.
 
     With ``"mse"`` the error of sample i is the mean over its output elements of
-    (f(x_i; masked) - f(x_i))²; `criteria.parse` lists the others. All are computed in float64.
+    (f(x_i; masked) - f(x_i))²; `criteria.parse` lists the others. All are computed in float64. What
+    a callable makes of the dense outputs themselves is subtracted, so that the dense network's
+    errors are 0.
 
     Parameters
     ----------
@@ -97,7 +99,8 @@ class Reference:
     Raises
     ------
     ValueError
-        If `distortion` is unknown or does not fit the outputs, or an output is not finite.
+        If `distortion` is unknown, does not fit the outputs or is not finite for the dense ones, or
+        an output is not finite.
     """
 
     def __init__(
@@ -124,6 +127,7 @@ class Reference:
         self.samples = sum(len(output) for output in self._outputs)
         self.elements = sum(output.numel() for output in self._outputs)
         self._sketch = _Sketch(self._outputs, projection, seed) if projection else None
+        self._unpruned = [self._dense_errors(index) for index in range(len(self._outputs))]
         self._slope: _Slope | None = None
         if self._sketch and self._criterion.needs_labels:
             self._slope = self._make_slope(self._sketch)
@@ -161,7 +165,8 @@ class Reference:
                     f"the dense model's has {tuple(dense.shape)}"
                 )
             known = self._beside[index].labels, self._beside[index].weights
-            errors.append(self._criterion.errors(dense, output, *known))
+            found = self._criterion.errors(dense, output, *known)
+            errors.append(found if self.built_in else found - self._unpruned[index])
             if self._sketch:
                 difference = output.double() - dense.double()
                 mapped = tangent(self._criterion, dense, difference, *known)
@@ -199,6 +204,11 @@ class Reference:
         return mapped * math.sqrt(len(mapped) / (mapped.numel() * self.samples))
 
     @property
+    def built_in(self) -> bool:
+        """Whether the distortion's name says all about it: it is no callable."""
+        return self._criterion.function is None
+
+    @property
     def measures_squares(self) -> bool:
         """Whether the distortion is a mean of squares of what `mapped` returns."""
         return self._criterion.error in ("mse", "nmse", "cosine", "kl")
@@ -207,6 +217,19 @@ class Reference:
         """Return the measurement of the dense network itself: no error, no response."""
         response = np.zeros(self.projection, dtype=np.float32) if self._sketch else None
         return Measurement(0.0, response, np.zeros(self.samples))
+
+    def _dense_errors(self, index: int) -> Tensor:
+        """Return what a callable makes of the dense outputs of a batch themselves."""
+        if self.built_in:
+            return torch.zeros(0)
+        dense = self._outputs[index]
+        found = self._criterion.errors(dense, dense.clone())
+        if not found.isfinite().all():
+            raise ValueError(
+                f"distortion {self._criterion.name!r} is not finite for the dense outputs "
+                f"themselves: errors(dense, dense) of batch {index} holds NaN or inf"
+            )
+        return found
 
     def _make_slope(self, sketch: _Sketch) -> _Slope:
         total, square = sketch.zero(), 0.0

@@ -158,20 +158,22 @@ def measure(
     check_seed(seed)
     check_whole("reuse_memory", reuse_memory)
     state = spelled(recovery)
-    found = prunable(model, ignore=ignore, layers=layers)
-    check_layers(found)
-    data = read(batches)
-    weighed = None
-    if criterion != "magnitude":
-        weighed = scores(
-            criterion, model, found, data, forward=forward, recovery=recovery, seed=seed
-        )
-    _check_within(within, found, is_auto(levels))
-    choices = menu(found, chosen, shapes, weighed, within)
     ranks = found_ranks(lambda: go_on(store)) if distributed else None
-    with recovered(model, recovery), preserved(model), ExitStack() as stack:
+    with ExitStack() as stack:
         if ranks is not None:
             stack.enter_context(ranks.working())
+        found = prunable(model, ignore=ignore, layers=layers)
+        check_layers(found)
+        data = read(batches)
+        weighed = None
+        if criterion != "magnitude":
+            weighed = scores(
+                criterion, model, found, data, forward=forward, recovery=recovery, seed=seed
+            )
+        _check_within(within, found, is_auto(levels))
+        choices = menu(found, chosen, shapes, weighed, within)
+        stack.enter_context(recovered(model, recovery))
+        stack.enter_context(preserved(model))
         runner = Runner(model, data, forward, seed)
         reference = Reference(
             runner.outputs(),

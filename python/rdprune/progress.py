@@ -50,11 +50,15 @@ class Meter:
 
     def expect(self, cost: float) -> None:
         """Note what the steps that are left will cost together, in any unit; the work begins."""
-        self._remaining = cost
+        self._remaining, self._spent = cost, 0.0
         self._began = self._latest = self._clock()
 
-    def found(self, name: str, steps: int) -> None:
-        """Note steps under `name` that took no work; `expect` says what is left."""
+    def found(self, name: str, steps: int, cost: float = 0.0) -> None:
+        """Note steps under `name` that took no work, and what they would have cost.
+
+        Without a cost `expect` says what is left.
+        """
+        self._remaining -= cost
         self._note(name, steps)
 
     def advance(self, name: str, steps: int = 1, cost: float | None = None) -> None:

@@ -28,7 +28,8 @@ from rdprune.sites import Site
 
 RIDGE = 0.01
 TIMED_ROWS = 256  # of inputs, for their moments
-TIMED_PARTS, TIMES = (16, 4, 2), 2  # of a row's weights, and how often
+TIMED_PARTS, TIMES = (16, 4, 2, 1), 2  # of a row's weights, and how often
+MOST_TIMED = 4096  # weights of a row, of which a fit takes a second or so
 
 
 @dataclass(slots=True)
@@ -272,7 +273,8 @@ def fit_cost(module: nn.Module, dtype: torch.dtype, positions: int) -> FitCost:
     began = time.perf_counter()
     rows.T @ rows
     moments = (time.perf_counter() - began) * groups * positions / TIMED_ROWS
-    counts = sorted({1, *(max(inputs // part, 1) for part in TIMED_PARTS)})
+    parts = [inputs // part for part in TIMED_PARTS if inputs // part <= MOST_TIMED]
+    counts = sorted({1, *(max(count, 1) for count in parts)})
     seconds = [(count, min(timed(count) for _ in range(TIMES))) for count in counts]
     return FitCost(groups * outputs, inputs, moments, tuple(seconds))
 

@@ -4,7 +4,8 @@ A pass over a few samples takes little longer over a few times as many. So a bat
 the operation that takes the measured layer's weight runs once for each copy, with the weight of
 that copy's option; everything else runs once for all. Whether that gives the same numbers is not
 proved but tried, for each layer: an option that a pass of its own has measured must have the same
-bits in every place of a stack of itself alone, and in a stack with others. The clock has a say.
+bits in all places of a stack that it shares with weights far from its own, and in the first and the
+last stack of others. The clock has a say.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ MOST: Final = 8
 """Options in a stack, at most."""
 FEWEST: Final = 3
 """Stacks that a layer's options must fill: one is spent on checks."""
+FAR: Final = (64.0, -8.0, 0.0)
+"""Times the weights of the option that is tried: what its samples must not see."""
 WORTH: Final = 0.9
 """Part of a pass that an option must not take more of in a stack."""
 
@@ -68,6 +71,7 @@ class Stacker:
         made: Callable[[Option], Tensor],
         runner: Runner,
         run: Run,
+        known: Callable[[Option], Measurement | None],
         options: list[Option],
     ) -> Iterator[tuple[Option, Measurement]]:
         """Measure options in stacks while this gives the same numbers sooner.
@@ -83,44 +87,59 @@ class Stacker:
             What a pass of one option runs with.
         run : callable
             Measures one option with a pass of its own.
+        known : callable
+            What another process has measured by now.
         options : list of Option
             Those yielded are removed; what is left is for passes of their own.
         """
         size = self._size
         if size < 2 or len(options) < FEWEST * size or not self.prefix.steady:
             return
-        probe = options.pop(0)
+        batches = [_repeated(b, n, size) for b, n in zip(runner.batches, self._rows, strict=True)]
+        many = replace(runner, batches=tuple(batches))
+
+        def pruned(option: Option) -> Tensor:
+            return dense.masked_fill(~made(option), 0)
+
+        def stacked(weights: Sequence[Tensor]) -> list[Measurement]:
+            return self._pass(layer.parameter, weights, many)
+
+        stack: list[Option] = []
+        yield from _take(options, 1, known, stack)
+        if not stack:
+            return
+        probe = stack.pop()
         began = time.perf_counter()
         alone = run(runner, probe)
         seconds = time.perf_counter() - began
         yield probe, alone
-        batches = [_repeated(b, n, size) for b, n in zip(runner.batches, self._rows, strict=True)]
-        many = replace(runner, batches=tuple(batches))
-
-        def stacked(chosen: Sequence[Option]) -> list[Measurement]:
-            weights = [dense.masked_fill(~made(option), 0) for option in chosen]
-            return self._pass(layer.parameter, weights, many)
-
         try:
+            own = pruned(probe)
+            others = dict(zip(range(1, max(size - 1, 2), 2), FAR, strict=False))
             began = time.perf_counter()
-            if not all(alone.same_bits(found) for found in stacked([probe] * size)):
-                return
+            found = stacked([others.get(place, 1.0) * own for place in range(size)])
             taken = time.perf_counter() - began
             if taken > self.worth * size * seconds:
                 return
-            most = size - 1
-            *found, checked = stacked([*options[:most], probe])
-            if not alone.same_bits(checked):
+            if not all(alone.same_bits(found[p]) for p in range(size) if p not in others):
                 return
-            yield from zip(options[:most], found, strict=True)
-            del options[:most]
+            checked = False
             while len(options) * seconds * self.worth > taken:
-                stack = options[:size]
-                padded = [*stack, *[probe] * (size - len(stack))]
-                yield from zip(stack, stacked(padded), strict=False)
-                del options[:size]
+                most = size if checked else size - 1
+                yield from _take(options, most, known, stack)
+                if not stack:
+                    return
+                padded = [*map(pruned, stack), *[own] * (size - len(stack))]
+                found = stacked(padded)
+                if not all(alone.same_bits(other) for other in found[len(stack) :]):
+                    return
+                yield from zip(stack, found, strict=False)
+                stack.clear()
+                checked = True
         except (RuntimeError, ValueError):  # the model, or its output, does not take copies
             return
+        finally:
+            options[:0] = stack
 
     def _pass(
         self, parameter: Tensor, weights: Sequence[Tensor], runner: Runner
@@ -141,6 +160,22 @@ class Stacker:
         if not mode.used:
             raise _UnstackableError
         return [self.reference.measure(copy) for copy in outputs]
+
+
+def _take(
+    options: list[Option],
+    most: int,
+    known: Callable[[Option], Measurement | None],
+    taken: list[Option],
+) -> Iterator[tuple[Option, Measurement]]:
+    """Move up to so many options to `taken`; yield those on the way that need no pass."""
+    while options and len(taken) < most:
+        option = options.pop(0)
+        found = known(option)
+        if found is None:
+            taken.append(option)
+        else:
+            yield option, found
 
 
 class _UnstackableError(RuntimeError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sqlite3
 import time
 import zlib
@@ -28,6 +29,7 @@ from rdprune_core import FileFormatError
 
 FILE: Final = "measurements.sqlite"
 PATIENCE: Final = 30.0  # seconds that another process may keep the file locked
+ADDRESS: Final = re.compile(r"0x[0-9a-fA-F]+")  # of an object, another one in every process
 _MAGIC: Final = 0x52445052  # "RDPR"
 _VERSION: Final = 1
 _SCHEMA: Final = f"""
@@ -260,7 +262,8 @@ def run_signature(
     Parameters
     ----------
     model : torch.nn.Module
-        Its parameters and buffers count, with names, types, devices and strides.
+        Its parameters and buffers count, with names, types, devices and strides, and its modules,
+        with what they print of their settings.
     batches : iterable
         All bytes of all batches.
     outputs : iterable of torch.Tensor
@@ -279,6 +282,9 @@ def run_signature(
     _add(digest, f"{_VERSION} {torch.__version__} {json.dumps(settings, sort_keys=True)}")
     for used in (type(model), forward if hasattr(forward, "__qualname__") else type(forward)):
         _add(digest, f"{used.__module__}.{getattr(used, '__qualname__', '')}")
+    _add(digest, ADDRESS.sub("", repr(model)))
+    for module in model.modules():
+        _add(digest, f"{type(module).__module__}.{type(module).__qualname__}")
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         _add(digest, f"{name} {tensor.device.type}")
         _add_leaf(digest, tensor)

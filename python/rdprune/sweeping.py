@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ from rdprune.stacking import Stacker
 from rdprune.store import Shelf, Store, run_signature
 from rdprune.tabling import Findings
 from rdprune_core import __version__
+
+PROBES = (0.01, 0.3, 3.0)
+"""Noise by which callables are told apart, as a part of the outputs' spread."""
 
 
 class LayerWriter(Protocol):
@@ -94,9 +98,7 @@ class Sweep:
                 release()
             self._trade(jobs)
         for name, job in jobs.items():
-            found = [job.done[findings.options[name][at].key] for at in wanted[name]]
-            known = findings.measured.setdefault(name, {})
-            known.update(zip(wanted[name], found, strict=True))
+            findings.note(name, job.done)
 
     def options(
         self, layer: Prunable, options: Sequence[Option]
@@ -177,14 +179,22 @@ class Sweep:
         """Judge what fitting each layer takes, where weights are fitted and passes were timed."""
         if self.writer is None or self.prefix is None or not self.prefix.seconds:
             return None
-        fits = {}
+        costs: dict[str, FitCost] = {}
         for name, job in jobs.items():
-            numel = job.layer.parameter.numel()
-            positions = self.reference.samples * macs[name] // numel
+            positions = self.reference.samples * macs[name] // job.layer.parameter.numel()
             cost = self.writer.fit_cost(name, positions) if job.left() else None
             if cost is not None:
-                fits[name] = Fit.of(cost, numel, self.prefix.seconds)
-        return fits or None
+                costs[name] = cost
+        if not costs:
+            return None
+        began = time.perf_counter()  # not the traced pass, which takes longer
+        for _ in self.prefix.plain.outputs():
+            pass
+        seconds = time.perf_counter() - began
+        return {
+            name: Fit.of(cost, jobs[name].layer.parameter.numel(), seconds)
+            for name, cost in costs.items()
+        }
 
     def _measure_piece(self, piece: Piece, meter: Meter) -> None:
         """Measure options of a layer, each once."""
@@ -232,12 +242,15 @@ class Sweep:
             # Not the strongest: all zeros could hide what else a weight changes.
             probe = sorted(options, key=lambda option: option.kept)[len(options) // 2]
             options.remove(probe)
-            measurement = run(runner, probe)
+            write(made(probe))
+            known = self._look_up(layer, probe)
+            measurement = self.reference.measure(runner.outputs()) if known is None else known
             if self.prefix.agrees(layer, measurement):
                 runner = self.prefix.reusing
             yield probe, measurement
         if self.stacker is not None:
-            yield from self.stacker.measured(layer, dense, made, runner, run, options)
+            look_up = partial(self._look_up, layer)
+            yield from self.stacker.measured(layer, dense, made, runner, run, look_up, options)
         for option in options:
             measured = self._look_up(layer, option)
             if measured is None:
@@ -289,14 +302,34 @@ def sign(runner: Runner, reference: Reference, *, distortion: str, recovery: str
         "responses": reference.projection,
         "seed": runner.seed,
     }
-    # The same outputs a little smaller: what a callable makes of them tells it from others.
+    # The same outputs a little smaller: what is made of them tells projections apart.
     probe = reference.measure(output * 0.875 for output in reference.outputs)
     found = [*reference.outputs, torch.from_numpy(probe.errors)]
     if probe.response is not None:
         found.append(torch.from_numpy(probe.response))
+    if not reference.built_in:
+        found.extend(_told_apart(reference))
     digest = run_signature(runner.model, runner.batches, found, runner.forward, settings)
     about = {**settings, "model": signature(runner.model), "rdprune": __version__}
     return Signature(digest, about)
+
+
+def _told_apart(reference: Reference) -> Iterator[torch.Tensor]:
+    """Yield what a callable makes of outputs changed a little, more, and so that ranks change."""
+    generator = torch.Generator().manual_seed(0)
+    noise = [
+        torch.randn(out.shape, generator=generator, dtype=out.dtype) * out.std(correction=0)
+        for out in reference.outputs
+    ]
+    pairs = list(zip(reference.outputs, noise, strict=True))
+    changed = [[out + size * more for out, more in pairs] for size in PROBES]
+    changed.append([out.flip(-1) for out in reference.outputs])
+    changed.append([out.roll(1, 0) for out in reference.outputs])
+    for outputs in changed:
+        try:
+            yield torch.from_numpy(reference.measure(outputs).errors)
+        except (ValueError, RuntimeError):  # not made for such outputs; the others tell
+            yield torch.zeros(0)
 
 
 def open_shelf(store: Store, signed: Signature, reference: Reference) -> Shelf:

@@ -48,8 +48,34 @@ class Findings:
         """Fraction removed by each option of each layer; all must be unstructured."""
         return {name: self._levels(name) for name in self.options}
 
+    def note(self, name: str, found: Mapping[str, Measurement]) -> None:
+        """Add a layer's measurements, by the keys of their masks, to all options of these masks."""
+        known = self.measured.setdefault(name, {})
+        for position, option in enumerate(self.options[name]):
+            if option.key in found:
+                known[position] = found[option.key]
+
     def _levels(self, name: str) -> NDArray[np.float64]:
         return np.array([label_level(option.label) for option in self.options[name]])
+
+    def _filled(
+        self, name: str
+    ) -> tuple[NDArray[np.float64], NDArray[np.float32] | None, list[str]]:
+        """Return a layer's distortions and responses, and the labels of what is interpolated.
+
+        Between the fractions that the masks really remove, so that one mask has one distortion.
+        """
+        row, measured = self.options[name], self.measured[name]
+        numel = self.layers[name].parameter.numel()
+        removed = np.array([1 - option.kept / numel for option in row])
+        levels, first, place = np.unique(removed, return_index=True, return_inverse=True)
+        at = [at for at, position in enumerate(first.tolist()) if position in measured]
+        known = [measured[int(first[index])] for index in at]
+        curve = fill(levels, at, np.array([m.distortion for m in known]))
+        sketches = [m.response for m in known if m.response is not None]
+        sketch = fill_responses(levels, at, np.stack(sketches), curve) if sketches else None
+        rest = [option.label for number, option in enumerate(row) if number not in measured]
+        return curve[place], None if sketch is None else sketch[place], rest
 
     def positions(self) -> dict[str, list[int]]:
         """Positions measured, of every layer."""
@@ -75,18 +101,14 @@ class Findings:
         """
         distortion, responses, interpolated = [], [], {}
         for name, row in self.options.items():
-            at = sorted(self.measured[name])
-            known = [self.measured[name][position] for position in at]
-            curve = np.array([m.distortion for m in known])
-            sketches = [m.response for m in known if m.response is not None]
-            sketch = np.stack(sketches) if sketches else None
-            rest = sorted(set(range(len(row))) - set(at))
-            if rest:
-                levels = self._levels(name)
-                curve = fill(levels, at, curve)
-                if sketch is not None:
-                    sketch = fill_responses(levels, at, sketch, curve)
-                interpolated[name] = [row[position].label for position in rest]
+            known = self.measured[name]
+            if len(known) < len(row):
+                curve, sketch, interpolated[name] = self._filled(name)
+            else:
+                found = [known[position] for position in range(len(row))]
+                curve = np.array([m.distortion for m in found])
+                sketches = [m.response for m in found if m.response is not None]
+                sketch = np.stack(sketches) if sketches else None
             distortion.append(curve)
             if sketch is not None:
                 responses.append(sketch)

@@ -105,6 +105,25 @@ def test_what_is_chosen_was_measured(reuse: bool, objective: str) -> None:
             assert not set(near) & set(interpolated[name])
 
 
+def test_one_mask_has_one_distortion() -> None:
+    """In layers of fewer weights than levels many labels stand for the same mask."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(8, 1), nn.Tanh(), nn.Linear(1, 4)).eval()
+    auto = rdprune.measure(model, X, levels="auto", budgets=["60%"], progress=False)
+    full = rdprune.measure(model, X, progress=False)
+    assert auto.responses is not None
+    assert auto.metadata["interpolated"]
+    for layer, kept in enumerate(auto.costs["params"]):
+        assert len(set(auto.distortion[layer])) == len(set(kept))
+        for count in set(kept):
+            same = kept == count
+            assert len(set(auto.distortion[layer][same])) == 1
+            assert len(np.unique(auto.responses[layer][same], axis=0)) == 1
+        names = auto.metadata["interpolated"].get(auto.names[layer], [])
+        known = [label not in names for label in auto.options[layer]]
+        assert auto.distortion[layer][known].tolist() == full.distortion[layer][known].tolist()
+
+
 def test_a_store_serves_later_budgets(tmp_path) -> None:
     """What one budget needed is not measured again for another, and the tables do not change."""
     model = chain()

@@ -223,6 +223,23 @@ def test_unchanged_is_the_measurement_of_the_dense_outputs():
     assert np.array_equal(said.errors, measured.errors)
 
 
+def test_a_callable_is_of_what_it_gives_beyond_the_dense_outputs():
+    """A loss that is not 0 for the dense network is the rise above it, sample by sample."""
+    dense, other = _outputs(0), _outputs(1)
+    right = {len(out): torch.arange(len(out)) for out in dense}
+
+    def loss(_, output):
+        return torch.nn.functional.cross_entropy(output, right[len(output)], reduction="none")
+
+    reference = Reference(dense, distortion=loss)
+    pairs = zip(dense, other, strict=True)
+    expected = [loss(None, b).double() - loss(None, a).double() for a, b in pairs]
+    assert reference.measure(other).errors.tolist() == torch.cat(expected).tolist()
+    assert reference.measure(dense).errors.tolist() == reference.unchanged().errors.tolist()
+    with pytest.raises(ValueError, match=r"<lambda>' is not finite for the dense outputs"):
+        Reference(dense, distortion=lambda a, b: torch.full((len(a),), torch.nan))
+
+
 def test_reference_is_a_copy():
     """A model that writes all its outputs to one buffer does not overwrite the reference."""
     buffer = torch.zeros(2, 2)

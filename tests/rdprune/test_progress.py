@@ -46,6 +46,19 @@ def test_what_was_found_took_no_time():
     assert (meter.done, meter.left, meter.elapsed) == (7, 9.0, 53.0)
 
 
+def test_what_is_found_on_the_way_hides_no_work():
+    """A step at 6 s, then steps looked up, and so on: what is left goes on at 6 s a step."""
+    clock = Clock()
+    meter = Meter(10, clock=clock)
+    for step, left in ((1, 42.0), (2, 24.0), (3, 6.0)):
+        clock.now = 6.0 * step
+        meter.advance("a")
+        meter.found("a", 2, 2.0)
+        assert meter.left == left
+    meter.expect(1.0)
+    assert meter.left is None
+
+
 def test_the_work_of_others_counts():
     """Two ranks that do 2 steps each in 4 s leave 6 s for the other 6."""
     clock = Clock()

@@ -43,6 +43,8 @@ def forward(model, batch):
 
 if "RANK" in os.environ:
     dist.init_process_group("gloo")
+if os.environ.get("BROKEN") == str(rank):
+    batches = (batch if batch.shape[0] == 5 else 1 / 0 for batch in batches)
 chosen = {"levels": "auto", "budgets": budgets} if budgets else {"levels": 13, "keep_errors": True}
 table = measure(model, batches, forward=forward, progress=False, recovery="batchnorm",
                 store=f"{folder}/run", **chosen)
@@ -134,6 +136,13 @@ def test_a_killed_rank_is_noticed_and_the_run_goes_on(tmp_path, alone, victim):
     codes, said = _finish(_start(tmp_path, 2))
     assert codes == [0, 0], said
     _same(RDTable.load(tmp_path / "table-0.npz"), alone)
+
+
+def test_a_rank_that_cannot_read_its_data_is_quoted(tmp_path):
+    """Before anything is measured, too, and at once."""
+    codes, said = _finish(_start(tmp_path, 2, BROKEN=1), timeout=60)
+    assert codes == [1, 1]
+    assert "RankError: rank 1 stopped, ZeroDivisionError" in said[0]
 
 
 def test_a_rank_that_fails_is_quoted(tmp_path):

@@ -13,7 +13,7 @@ from rdprune import measure, prunable, repair_, verify
 from rdprune.batches import Runner, preserved
 from rdprune.masking import apply_, strip_
 from rdprune.recovery import Writer
-from rdprune.refitting import RIDGE, Moments, least_squares
+from rdprune.refitting import RIDGE, FitCost, Moments, least_squares
 from rdprune_core import Allocation, allocate
 
 
@@ -104,6 +104,25 @@ def test_bias_restores_the_mean_of_the_layer(chain, data, fingerprint, name):
             write(torch.ones_like(mask))
             torch.testing.assert_close(outputs(chain, seen, data).mean(0), expected)
     assert fingerprint(chain) == before
+
+
+@pytest.mark.parametrize(
+    "row", [lambda n: 2e-5, lambda n: 1e-6 * n, lambda n: max(2e-5, 1e-11 * n**3)]
+)
+def test_seconds_of_fits_are_those_of_timed_rows(row):
+    """Whatever a row of so many weights takes, constant at first or not: within a quarter."""
+    timed = tuple((count, row(count)) for count in (1, 48, 192, 384, 768))
+    cost = FitCost(rows=10, inputs=768, start=0.0, timed=timed)
+    for count in (1, 48, 192, 384, 576, 768):
+        assert cost.seconds(10 * count) == pytest.approx(10 * row(count), rel=0.25)
+    assert cost.seconds(0) == 0.0
+
+
+def test_seconds_of_fits_beyond_the_timed_rows():
+    """Wider rows go on by the power that the last two have, the cube at most."""
+    for power, expected in ((2, 4.0), (3, 8.0), (5, 8.0)):
+        cost = FitCost(1, 8192, 0.0, ((1, 1e-9), (2048, 0.5**power), (4096, 1.0)))
+        assert cost.seconds(8192) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("recovery", ["least-squares", "least-squares+bias"])

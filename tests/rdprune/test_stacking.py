@@ -13,6 +13,7 @@ from architectures import TINY, make
 from rdprune import stacking
 from rdprune.demo.network import ResNet
 from rdprune.measuring import measure
+from rdprune.sweeping import Sweep
 
 LEVELS = tuple(np.linspace(0, 1, 27))
 
@@ -63,7 +64,7 @@ def test_a_residual_network(passes):
 
 
 def test_fewer_passes(passes):
-    """27 options: one alone to check the records, one for the stacks, and 25 in four of them."""
+    """27 options: one alone to check the records, one for the stacks, 25 in four after one more."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 64), nn.ReLU(), nn.Linear(64, 64)).eval()
     options = {"layers": ["2.weight"], "levels": np.linspace(0, 1, 28)}
@@ -89,6 +90,54 @@ class Coupled(nn.Module):
         """Subtract the batch's mean."""
         hidden = self.first(x)
         return self.second(torch.relu(hidden - hidden.mean(0)))
+
+
+class Ranked(nn.Module):
+    """Its samples see each other only where one of them is among the largest."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keep the upper quarter of all the batch's numbers."""
+        return torch.where(x > x.flatten().kthvalue(x.numel() * 3 // 4).values, x, 0.0)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_samples_that_seldom_see_each_other(seed, passes):
+    """A threshold over the batch is the same beside neighbours, but not beside far weights."""
+    torch.manual_seed(seed)
+    layers = [nn.Linear(32, 64), Ranked(), nn.Linear(64, 64), Ranked(), nn.Linear(64, 10)]
+    model = nn.Sequential(*layers).eval()
+    _same(model, _batches(32, sizes=(4,)), levels=101)
+
+
+def test_what_another_process_has_is_not_run(passes, monkeypatch):
+    """Options that are known by the time their turn comes take no pass, alone or in a stack."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 64), nn.ReLU(), nn.Linear(64, 64)).eval()
+    batches, levels = _batches(6, sizes=(8,)), np.linspace(0.01, 1, 60)
+    kept, measured = {}, Sweep._measured
+
+    def note(self, layer, options):
+        for option, found in measured(self, layer, options):
+            kept[layer.name, option.key] = found
+            yield option, found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Sweep, "_measured", note)
+        plain = measure(model, batches, levels=levels, reuse=False, progress=False)
+    asked = []
+
+    def known(_, layer, option):
+        asked.append(option)
+        return kept.get((layer.name, option.key)) if len(asked) > 30 else None
+
+    monkeypatch.setattr(Sweep, "_look_up", known)
+    monkeypatch.setattr(Sweep, "_known", lambda *_: None)  # when the run begins
+    found = measure(model, batches, levels=levels, progress=False)
+    assert len(asked) == 2 * 61
+    # A check and 28 options; and the check of the second layer, whose dense weight is run.
+    assert len(passes) == 1 + 4 + 1
+    for rows, others in zip(plain.distortion, found.distortion, strict=True):
+        assert rows.tobytes() == others.tobytes()
 
 
 class Derived(nn.Module):

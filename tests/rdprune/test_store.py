@@ -89,7 +89,10 @@ def counted():
 
 
 def test_nothing_is_measured_twice(network, batches, counted, tmp_path):
-    """A second run on the folder gives the same table from one dense pass and one for the MACs."""
+    """A second run on the folder gives the same table from one dense pass and one for the MACs.
+
+    With prefix reuse there is one more, which is watched.
+    """
     forward, calls = counted
     options = {"levels": LEVELS, "forward": forward, "progress": False}
     plain = measure(network, batches, reuse=False, **options)
@@ -98,6 +101,9 @@ def test_nothing_is_measured_twice(network, batches, counted, tmp_path):
     calls.clear()
     _same(measure(network, batches, store=tmp_path / "run", reuse=False, **options), plain)
     assert len(calls) == 2 * len(batches)
+    calls.clear()
+    _same(measure(network, batches, store=tmp_path / "run", **options), plain)
+    assert len(calls) == 3 * len(batches)
     assert _rows(tmp_path / "run") == rows
 
 
@@ -172,6 +178,45 @@ def test_callables_are_told_apart(network, batches, tmp_path):
         for p in (2, 3)
     ]
     assert not np.array_equal(found[0][0], found[1][0])
+
+
+def test_callables_that_see_no_size_are_told_apart(network, batches, tmp_path):
+    """Nor does it matter that a distortion is the same for all outputs in one direction."""
+
+    def make(k):
+        def disagreement(dense, output):
+            return (dense.topk(k, 1).indices != output.topk(k, 1).indices).any(1).double()
+
+        return disagreement
+
+    options = {"levels": 3, "progress": False}
+    measure(network, batches, distortion=make(2), store=tmp_path, **options)
+    found = measure(network, batches, distortion=make(1), store=tmp_path, **options)
+    _same(found, measure(network, batches, distortion=make(1), **options))
+    with Store(tmp_path) as store:
+        assert store.execute("SELECT count(*) FROM run", ()) == [(2,)]
+
+
+def test_signature_tells_modules_apart():
+    """What a module prints of itself counts, but not where it is in memory."""
+
+    class Odd(nn.Linear):
+        def extra_repr(self):
+            return f"{object()}"
+
+    x = torch.ones(2, 3)
+    weight = torch.ones(3, 3)
+
+    def digest(*modules):
+        model = nn.Sequential(*modules)
+        model[0].weight.data, model[0].bias.data = weight, weight[0]
+        return run_signature(model, [x], [x], None, {})
+
+    tails = ([nn.ReLU()], [nn.ReLU6()], [nn.Hardtanh(0, 9)], [nn.Hardtanh(0, 8)], [])
+    found = [digest(nn.Linear(3, 3), *tail) for tail in tails]
+    found.append(digest(Odd(3, 3)))
+    assert len(set(found)) == len(found)
+    assert digest(Odd(3, 3)) == found[-1]
 
 
 def test_signature_tells_structure_apart():
