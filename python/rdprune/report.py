@@ -138,17 +138,21 @@ def certificate(allocation: Allocation) -> str:
         parts.append(f"{name} {allocation.cost[name]:,} of {budget:,}")
     if "estimated" in allocation.metadata:
         parts.append("of estimates, not of measurements")
-    guessed = allocation.metadata.get("interpolated", {})
-    count = sum(
-        option in guessed.get(name, ())
-        for name, option in zip(allocation.names, allocation.options, strict=True)
-    )
-    if count:
+    if count := _interpolated(allocation):
         parts.append(
             f"{count} of {len(allocation.names)} chosen options are interpolated: measure for "
             "this budget"
         )
     return "; ".join(parts)
+
+
+def _interpolated(allocation: Allocation) -> int:
+    """Count the chosen options that were not measured."""
+    guessed = allocation.metadata.get("interpolated", {})
+    return sum(
+        option in guessed.get(name, ())
+        for name, option in zip(allocation.names, allocation.options, strict=True)
+    )
 
 
 def _proof(allocation: Allocation) -> str:
@@ -199,13 +203,19 @@ def frontier_table(frontier: Frontier) -> Table:
     for index in picked:
         allocation = frontier.allocations[index]
         budget = int(frontier.budgets[index])
+        mark = "~" if _interpolated(allocation) else ""
         grid.add_row(
             f"{budget:,}",
             share(budget / allocation.dense[frontier.cost]),
-            number(float(frontier.distortion[index])),
+            mark + number(float(frontier.distortion[index])),
             allocation.status,
         )
+    metadata = frontier.allocations[0].metadata
     grid.caption = f"{len(picked)} of {count} points; cost {frontier.cost}"
+    if "estimated" in metadata:
+        grid.caption += "; of estimates, not of measurements"
+    if "interpolated" in metadata:
+        grid.caption += "\n~: some of its options are interpolated, not measured"
     return grid
 
 

@@ -173,6 +173,15 @@ def test_what_was_not_measured_is_marked() -> None:
     assert ["block.1", "100", "900", "~2", "20"] in lines
     assert "1 of 2 chosen options are interpolated" in report.certificate(allocate(table, 100))
     assert "interpolated" not in report.certificate(allocate(plain, 100))
+    grid = report.frontier_table(frontier(table, points=[100, 400]))
+    assert [
+        line[3].startswith("~") for line in text_of(grid) if line[:1] in (["100"], ["400"])
+    ] == [
+        True,
+        False,
+    ]
+    assert "interpolated" in str(grid.caption)
+    assert "interpolated" not in str(report.frontier_table(frontier(plain, points=2)).caption)
     estimated = plain.with_distortion(plain.distortion, metadata={"estimated": "to first order"})
     assert "of estimates" in report.certificate(allocate(estimated, 100))
 
