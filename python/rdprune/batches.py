@@ -275,13 +275,18 @@ class Runner:
                 f"{type(error).__name__}: {error}; if that is not what it takes, wrap it in a "
                 "module that takes it, or give forward= a function (model, batch) -> output"
             ) from error
+        except RuntimeError as error:
+            if type(error) is not RuntimeError:  # our own, or out of memory
+                raise
+            raise RuntimeError(f"batch {index}, {_described(batch)}: {error}") from error
 
 
 def _described(batch: Any) -> str:
     if isinstance(batch, Mapping):
         return f"a dict with the keys {', '.join(map(repr, batch))}"
     if isinstance(batch, (tuple, list)):
-        return f"a {type(batch).__name__} of {len(batch)}"
+        first = f", the first {_described(batch[0])}" if batch else ""
+        return f"a {type(batch).__name__} of {len(batch)}{first}"
     return f"of shape {tuple(batch.shape)}" if isinstance(batch, Tensor) else type(batch).__name__
 
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from torch import Tensor
 
 from rdprune.batches import Runner
 from rdprune.layers import Prunable
 from rdprune.macs import count_macs
+
+NOISE: Final = 0.01
+"""Part of the outputs that two passes may differ by: half precision does in other kernels."""
 
 
 def check_layers(layers: Mapping[str, Prunable]) -> None:
@@ -18,10 +26,36 @@ def check_layers(layers: Mapping[str, Prunable]) -> None:
             raise ValueError(f"layer {name!r} carries a mask: applied already; strip_ first")
 
 
-def layer_macs(layers: Mapping[str, Prunable], runner: Runner) -> dict[str, int]:
-    """Multiply-accumulates a sample of every layer; one that never runs is an error."""
+def layer_macs(
+    layers: Mapping[str, Prunable], runner: Runner, expected: Sequence[Tensor] = ()
+) -> dict[str, int]:
+    """Multiply-accumulates a sample of every layer; one that never runs is an error.
+
+    Warns if the outputs are not those expected, where any are.
+    """
     macs = {}
-    counted = count_macs(layers, lambda: sum(len(output) for output in runner.outputs()))
+    change = length = 0.0
+
+    def run() -> int:
+        nonlocal change, length
+        samples = 0
+        for index, output in enumerate(runner.outputs()):
+            samples += len(output)
+            if expected and output.shape == expected[index].shape:
+                change += float((output - expected[index]).double().square().sum())
+                length += float(expected[index].double().square().sum())
+        return samples
+
+    counted = count_macs(layers, run)
+    if change > NOISE**2 * length:
+        part = math.sqrt(change / length) if length else math.inf
+        warnings.warn(
+            f"the dense model's outputs differ by {part:.1%} from one pass to "
+            "the next on the same batches (random numbers that are not torch's?): distortions are "
+            "that noisy, too, and a store finds nothing again",
+            RuntimeWarning,
+            stacklevel=3,
+        )
     for name, count in counted.items():
         if count is None:
             raise ValueError(

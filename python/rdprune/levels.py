@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Final
@@ -49,9 +50,13 @@ def read_levels(levels: int | str | Sequence[float]) -> list[float]:
         raise ValueError(f"levels is {levels!r}, {_ALLOWED}")
     values = {0.0}
     for level in levels:
-        if not 0 <= level <= 1:
-            raise ValueError(f"levels holds {level}, must hold sparsities in [0, 1]")
-        values.add(float(round(level, 12)))
+        try:
+            value = float(level)
+        except (TypeError, ValueError):
+            value = math.nan
+        if not 0 <= value <= 1:
+            raise ValueError(f"levels holds {level!r}, must hold sparsities in [0, 1]")
+        values.add(round(value, 12))
     if len(values) < 2:
         raise ValueError("levels holds no sparsity above 0")
     return sorted(values)

@@ -183,7 +183,8 @@ def measure(
             beside=runner.beside(kind),
             cause=runner.cause,
         )
-        findings = Findings(found, choices.options, layer_macs(found, runner), {}, reference.offset)
+        macs = layer_macs(found, runner, reference.outputs)
+        findings = Findings(found, choices.options, macs, {}, reference.offset)
         findings.metadata.update(
             _metadata(model, reference, findings, kind.name, state, seed, choices.kind)
         )

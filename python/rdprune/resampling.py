@@ -143,7 +143,10 @@ def bootstrap(
 
 def _errors(table: RDTable) -> tuple[NDArray[np.float64], ...]:
     if table.errors is None:
-        raise ValueError("table has no errors of single samples: measure with keep_errors=True")
+        raise ValueError(
+            "table has no errors of single samples: measure with keep_errors=True (--keep-errors), "
+            "and all levels, not 'auto'"
+        )
     return table.errors
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -454,6 +455,13 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, existi
             write_half(path, error)
         assert list(tmp_path.iterdir()) == ([path] if existing else [])
         assert not existing or path.read_text() == "old"
+
+
+def test_a_full_disk_is_said_with_the_file(tmp_path: Path) -> None:
+    """The system's error names no file."""
+    path = tmp_path / "file"
+    with pytest.raises(OSError, match=r"No space left on device: '.*file'"), atomic_write(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_a_failed_save_leaves_the_old_table(

@@ -177,6 +177,12 @@ def test_the_whole_way() -> None:
     assert verified["kept_total"] == verified["expected_total"] == applied["kept_total"]
     stored = [*USE, "--allocation", "mine.json", "--weights", "pruned.safetensors"]
     assert succeed("verify", *stored)["true"] == pytest.approx(verified["true"], rel=1e-6)
+    succeed("measure", *USE, "--levels", "5", "--distortion", "max", "--output", "max.npz")
+    tables = [*USE, "--allocation", "mine.json", "--table"]
+    assert succeed("verify", *tables, "mine.npz")["additive"] == verified["predicted"]
+    refused = invoke("verify", *tables, "max.npz")
+    assert refused.exit_code == 2
+    assert "was measured with distortion 'max', the allocation's with 'mse'" in refused.stderr
 
 
 @pytest.mark.usefixtures("here")
@@ -429,7 +435,7 @@ BAD = {
     ),
     "assertion": (
         ["measure", *USE, "--model", "mine:asserts", "--output", "t"],
-        "the model cannot run on batch 0, a tuple of 2: AssertionError: no",
+        "the model cannot run on batch 0, a tuple of 2, the first of shape ",
     ),
     "a folder": (["measure", *USE, "--output", "."], "Is a directory"),
     "raises": (["measure", *USE, "--model", "mine:broken", "--output", "t"], "KeyError: 'weights'"),

@@ -352,6 +352,7 @@ BAD = [
     (Idle(), X, {"levels": "falling:2"}, "levels is 'falling:2', must be at least 3 levels"),
     (Idle(), X, {"levels": [0.5, 1.5]}, "levels holds 1.5, must hold sparsities in [0, 1]"),
     (Idle(), X, {"levels": [math.nan]}, "levels holds nan"),
+    (Idle(), X, {"levels": ["a", "b"]}, "levels holds 'a', must hold sparsities in [0, 1]"),
     (Idle(), X, {"levels": [0]}, "levels holds no sparsity above 0"),
     (Idle(), X, {"distortion": "psnr"}, "distortion is 'psnr', must be one of mse, nmse, max"),
     (
@@ -422,6 +423,31 @@ def test_where_nan_comes_from(damage: str, reason: str) -> None:
         (model[0].weight.data if damage == "weight" else batch)[0, 0] = torch.nan
     with pytest.raises(ValueError, match=rf"output on batch 0 is not finite.*{reason}"):
         measure(model, [batch], levels=3, progress=False)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-4, 0.1])
+def test_outputs_that_are_not_the_same_twice_are_said(network, batches, size):
+    """Noise that is not torch's is in all distortions; rounding is not worth a word."""
+    noise = np.random.default_rng(0)
+
+    def forward(model, batch):
+        output = model(batch)
+        drawn = torch.from_numpy(noise.standard_normal(output.shape)).float()
+        return output + size * output.std() * drawn
+
+    options = {"levels": 3, "forward": forward, "reuse": False, "progress": False}
+    if size < 0.01:
+        measure(network, [batches[0][0]], **options)
+        return
+    with pytest.warns(RuntimeWarning, match=r"outputs differ by \d+\.\d% from one pass"):
+        measure(network, [batches[0][0]], **options)
+
+
+def test_a_batch_that_does_not_fit_is_named():
+    """What torch says of a shape comes with the batch and its shape."""
+    wrong = [torch.ones(4, 3), (torch.ones(4, 2), torch.ones(4))]
+    with pytest.raises(RuntimeError, match=r"^batch 1, a tuple of 2, the first of shape \(4, 2\)"):
+        measure(nn.Linear(3, 2), wrong, progress=False)
 
 
 def test_a_state_dict_is_no_model() -> None:

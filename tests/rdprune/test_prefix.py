@@ -518,11 +518,19 @@ FALLBACKS = [
 
 @pytest.mark.parametrize(("kind", "message"), FALLBACKS, ids=lambda x: getattr(x, "__name__", ""))
 def test_what_cannot_be_reused_is_measured_plainly(kind, message):
-    """Where a check fails, one warning says so and the table is the plain loop's."""
+    """Where a check fails, one warning says so and the table is the plain loop's.
+
+    That the dense outputs are not the same twice is said besides, with reuse and without.
+    """
     torch.manual_seed(0)
-    with pytest.warns(RuntimeWarning, match=message) as caught:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         _both(kind(), _data(4, 6), ignore="b")
-    assert len(caught) == 1
+    said = [str(warning.message) for warning in caught]
+    others = [text for text in said if "from one pass to the next" in text]
+    assert len(others) == (2 if kind is Drifting else 0)
+    (rest,) = (text for text in said if text not in others)
+    assert message in rest
 
 
 def _scripted():

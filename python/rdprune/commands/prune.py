@@ -121,7 +121,7 @@ def verify(
     chosen = Allocation.load(allocation)
     dense = load_model(model, device)
     batches = load_batches(data)
-    measured = None if table is None else RDTable.load(table)
+    measured = None if table is None else _table_of(chosen, table)
     if weights is None:
         weighed = _scores(dense, chosen, data, batches)
         found = rdprune.verify(dense, batches, chosen, table=measured, scores=weighed)
@@ -130,6 +130,19 @@ def verify(
         found = rdprune.verify(network, batches, chosen, dense=dense, table=measured)
     grid = truth.verify_table([found])
     emit(json, report.finite(asdict(found)), lambda out: out.print(grid))
+
+
+def _table_of(chosen: Allocation, path: Path) -> RDTable:
+    """Load an allocation's table; refuse one that was measured in another way."""
+    table = RDTable.load(path)
+    for name in ("distortion", "recovery", "mask"):
+        one, other = chosen.metadata.get(name), table.metadata.get(name)
+        if None not in (one, other) and one != other:
+            raise ValueError(
+                f"--table {path} was measured with {name} {other!r}, the allocation's with "
+                f"{one!r}: give the table that it was made from"
+            )
+    return table
 
 
 def _scores(
