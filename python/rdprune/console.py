@@ -173,7 +173,7 @@ def load_batches(spec: str, option: str = "--data") -> Sequence[Any]:
     if isinstance(data, (Tensor, dict, str, bytes)) or not isinstance(data, Iterable):
         raise ValueError(f"{option} {spec} returned {type(data).__name__}, not batches")
     try:
-        return list(data)
+        return data if isinstance(data, tuple) else list(data)  # a tuple may be one batch
     except Exception as error:  # of the user's own generator
         raise ValueError(f"{option} {spec}: reading batches failed: {_said(error)}") from error
 

@@ -51,6 +51,9 @@ def batches():
 def wrong_shape():
     return [torch.zeros(3, 7)]
 
+def one_batch():
+    return next(iter(batches()))
+
 def tensor():
     return torch.zeros(3, 8)
 
@@ -440,6 +443,10 @@ BAD = {
     "a folder": (["measure", *USE, "--output", "."], "Is a directory"),
     "raises": (["measure", *USE, "--model", "mine:broken", "--output", "t"], "KeyError: 'weights'"),
     "no module object": (["measure", *USE, "--model", "mine:number", "--output", "t"], "int, not"),
+    "one batch": (
+        ["measure", *USE, "--data", "mine:one_batch", "--output", "t"],
+        "is it one batch? Then [batch]",
+    ),
     "tensor": (["measure", *USE, "--data", "mine:tensor", "--output", "t"], "Tensor, not batches"),
     "no batches": (["measure", *USE, "--data", "mine:empty", "--output", "t"], "batches"),
     "shape": (["measure", *USE, "--data", "mine:wrong_shape", "--output", "t"], "shapes"),
