@@ -49,7 +49,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.fsync(written.fileno())
         temporary.replace(target)
     except OSError as error:
-        if error.filename is None:  # a full disk names no file
+        if error.errno is not None and error.filename is None:  # a full disk names no file
             error.filename = str(path)
         raise
     finally:

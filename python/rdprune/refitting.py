@@ -273,8 +273,8 @@ def fit_cost(module: nn.Module, dtype: torch.dtype, positions: int) -> FitCost:
     began = time.perf_counter()
     rows.T @ rows
     moments = (time.perf_counter() - began) * groups * positions / TIMED_ROWS
-    parts = [inputs // part for part in TIMED_PARTS if inputs // part <= MOST_TIMED]
-    counts = sorted({1, *(max(count, 1) for count in parts)})
+    wide = min(inputs, MOST_TIMED)
+    counts = sorted({1, *(max(wide // part, 1) for part in TIMED_PARTS)})
     seconds = [(count, min(timed(count) for _ in range(TIMES))) for count in counts]
     return FitCost(groups * outputs, inputs, moments, tuple(seconds))
 

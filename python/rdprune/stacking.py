@@ -4,8 +4,8 @@ A pass over a few samples takes little longer over a few times as many. So a bat
 the operation that takes the measured layer's weight runs once for each copy, with the weight of
 that copy's option; everything else runs once for all. Whether that gives the same numbers is not
 proved but tried, for each layer: an option that a pass of its own has measured must have the same
-bits in all places of a stack that it shares with weights far from its own, and in the first and the
-last stack of others. The clock has a say.
+bits in a stack that it shares with weights far from its own, and in the first stack of others. The
+clock has a say.
 """
 
 from __future__ import annotations
@@ -117,7 +117,10 @@ class Stacker:
             own = pruned(probe)
             others = dict(zip(range(1, max(size - 1, 2), 2), FAR, strict=False))
             began = time.perf_counter()
-            found = stacked([others.get(place, 1.0) * own for place in range(size)])
+            try:
+                found = stacked([others.get(place, 1.0) * own for place in range(size)])
+            except Exception:  # a callable, too, may refuse what the network never gives
+                return
             taken = time.perf_counter() - began
             if taken > self.worth * size * seconds:
                 return
@@ -170,8 +173,8 @@ def _take(
 ) -> Iterator[tuple[Option, Measurement]]:
     """Move up to so many options to `taken`; yield those on the way that need no pass."""
     while options and len(taken) < most:
+        found = known(options[0])
         option = options.pop(0)
-        found = known(option)
         if found is None:
             taken.append(option)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from rdprune.adaptive import Wanted
-from rdprune.batches import Runner
+from rdprune.batches import Runner, preserved
 from rdprune.distortion import Measurement, Reference
 from rdprune.jobs import Fit, Job, Piece, cut, trade
 from rdprune.layers import Prunable, signature
@@ -98,6 +98,7 @@ class Sweep:
                 release()
             self._trade(jobs)
         for name, job in jobs.items():
+            assert not job.left()
             findings.note(name, job.done)
 
     def options(
@@ -187,9 +188,10 @@ class Sweep:
                 costs[name] = cost
         if not costs:
             return None
-        began = time.perf_counter()  # not the traced pass, which takes longer
-        for _ in self.prefix.plain.outputs():
-            pass
+        with preserved(self.prefix.plain.model):
+            began = time.perf_counter()  # not the traced pass, which takes longer
+            for _ in self.prefix.plain.outputs():
+                pass
         seconds = time.perf_counter() - began
         return {
             name: Fit.of(cost, jobs[name].layer.parameter.numel(), seconds)
@@ -316,20 +318,27 @@ def sign(runner: Runner, reference: Reference, *, distortion: str, recovery: str
 
 def _told_apart(reference: Reference) -> Iterator[torch.Tensor]:
     """Yield what a callable makes of outputs changed a little, more, and so that ranks change."""
-    generator = torch.Generator().manual_seed(0)
-    noise = [
-        torch.randn(out.shape, generator=generator, dtype=out.dtype) * out.std(correction=0)
-        for out in reference.outputs
-    ]
-    pairs = list(zip(reference.outputs, noise, strict=True))
-    changed = [[out + size * more for out, more in pairs] for size in PROBES]
-    changed.append([out.flip(-1) for out in reference.outputs])
-    changed.append([out.roll(1, 0) for out in reference.outputs])
-    for outputs in changed:
+    noisy = (partial(_noisy, size=size) for size in PROBES)
+    changes: list[Callable[[torch.Tensor], torch.Tensor]] = [*noisy, _reversed, _rolled]
+    for change in changes:
         try:
-            yield torch.from_numpy(reference.measure(outputs).errors)
-        except (ValueError, RuntimeError):  # not made for such outputs; the others tell
+            yield torch.from_numpy(reference.measure(map(change, reference.outputs)).errors)
+        except Exception:  # whatever it raises for outputs that it is not made for; the others tell
             yield torch.zeros(0)
+
+
+def _noisy(output: torch.Tensor, size: float) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(output.shape, generator=generator, dtype=output.dtype)
+    return output + size * output.std(correction=0) * noise
+
+
+def _reversed(output: torch.Tensor) -> torch.Tensor:
+    return output.flip(-1)
+
+
+def _rolled(output: torch.Tensor) -> torch.Tensor:
+    return output.roll(1, 0)
 
 
 def open_shelf(store: Store, signed: Signature, reference: Reference) -> Shelf:

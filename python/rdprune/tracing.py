@@ -305,7 +305,13 @@ def _recordable(tensor: Tensor) -> bool:
     """Whether a clone is as good as the tensor: in its memory format, of the plain kind."""
     if type(tensor) is not Tensor or tensor.layout is not torch.strided or tensor.requires_grad:
         return False
-    if tensor.is_inference() or tensor.is_conj() or tensor.is_neg() or tensor.is_quantized:
+    if (
+        tensor.is_nested
+        or tensor.is_inference()
+        or tensor.is_conj()
+        or tensor.is_neg()
+        or tensor.is_quantized
+    ):
         return False
     return torch.empty_like(tensor).stride() == tensor.stride()
 

@@ -180,12 +180,17 @@ def test_the_whole_way() -> None:
     assert verified["kept_total"] == verified["expected_total"] == applied["kept_total"]
     stored = [*USE, "--allocation", "mine.json", "--weights", "pruned.safetensors"]
     assert succeed("verify", *stored)["true"] == pytest.approx(verified["true"], rel=1e-6)
-    succeed("measure", *USE, "--levels", "5", "--distortion", "max", "--output", "max.npz")
+    succeed("measure", *USE, "--levels", "5", "--distortion", "kl", "--output", "kl.npz")
+    succeed("measure", *USE, "--levels", "5", "--recovery", "bias", "--output", "bias.npz")
     tables = [*USE, "--allocation", "mine.json", "--table"]
     assert succeed("verify", *tables, "mine.npz")["additive"] == verified["predicted"]
-    refused = invoke("verify", *tables, "max.npz")
-    assert refused.exit_code == 2
-    assert "was measured with distortion 'max', the allocation's with 'mse'" in refused.stderr
+    for name, said in (("kl", "distortion 'kl', the"), ("bias", "recovery 'bias', the")):
+        refused = invoke("verify", *tables, f"{name}.npz")
+        assert refused.exit_code == 2
+        assert f"was measured with {said} allocation's with" in refused.stderr
+    refined = [*USE, "mine.npz", "--sparsity", "0.5", "--recovery", "bias", "--rounds", "1"]
+    succeed("refine", *refined, "--output", "fine.json")
+    succeed("verify", *USE, "--allocation", "fine.json", "--table", "mine.npz")
 
 
 @pytest.mark.usefixtures("here")

@@ -443,6 +443,48 @@ def test_outputs_that_are_not_the_same_twice_are_said(network, batches, size):
         measure(network, [batches[0][0]], **options)
 
 
+@pytest.mark.filterwarnings("ignore:.*nested tensors:UserWarning")
+def test_other_kernels_are_no_noise():
+    """An encoder's fast path fills padding with zeros, which counting operations does not."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = nn.TransformerEncoder(layer, 1, enable_nested_tensor=True).eval()
+    mask = torch.arange(6)[None] >= torch.tensor([6, 3, 2, 4])[:, None]
+    batch = torch.randn(4, 6, 8), mask
+    options = {
+        "levels": 3, "forward": lambda m, b: m(b[0], src_key_padding_mask=b[1]), "progress": False,
+        "layers": ["layers.0.linear1.weight"],
+    }  # fmt: skip
+    plain = measure(model, [batch], reuse=False, **options)
+    found = measure(model, [batch], **options)
+    assert found.distortion[0].tolist() == plain.distortion[0].tolist()
+
+
+@pytest.mark.filterwarnings("ignore:prefix reuse:RuntimeWarning")
+def test_fits_are_timed_without_a_trace():
+    """A pass that is only timed leaves the model's buffers as they were."""
+
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("passes", torch.zeros(()))
+            self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 4)
+
+        def forward(self, x):
+            self.passes += 1
+            return self.last(self.first(x).tanh()) * (1 + 1e-4 * self.passes)
+
+    torch.manual_seed(0)
+    model = Counting().eval()
+    options = {"levels": 5, "recovery": "least-squares", "progress": False}
+    plain = measure(model, [torch.randn(9, 6)], reuse=False, **options)
+    torch.manual_seed(0)
+    model = Counting().eval()
+    found = measure(model, [torch.randn(9, 6)], **options)
+    for rows, others in zip(plain.distortion, found.distortion, strict=True):
+        assert rows.tolist() == others.tolist()
+
+
 def test_a_batch_that_does_not_fit_is_named():
     """What torch says of a shape comes with the batch and its shape."""
     wrong = [torch.ones(4, 3), (torch.ones(4, 2), torch.ones(4))]

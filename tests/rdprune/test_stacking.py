@@ -14,6 +14,7 @@ from rdprune import stacking
 from rdprune.demo.network import ResNet
 from rdprune.measuring import measure
 from rdprune.sweeping import Sweep
+from rdprune_core import FileFormatError
 
 LEVELS = tuple(np.linspace(0, 1, 27))
 
@@ -107,6 +108,23 @@ def test_samples_that_seldom_see_each_other(seed, passes):
     layers = [nn.Linear(32, 64), Ranked(), nn.Linear(64, 64), Ranked(), nn.Linear(64, 10)]
     model = nn.Sequential(*layers).eval()
     _same(model, _batches(32, sizes=(4,)), levels=101)
+
+
+def test_a_damaged_row_is_not_swallowed(passes, monkeypatch):
+    """An option whose look-up fails in the midst of stacks is not lost: the error comes."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 64), nn.ReLU(), nn.Linear(64, 64)).eval()
+    asked = []
+
+    def damaged(_, layer, option):
+        asked.append(option)
+        if option.label == "0.3":
+            raise FileFormatError("damaged")
+
+    monkeypatch.setattr(Sweep, "_look_up", damaged)
+    monkeypatch.setattr(Sweep, "_known", lambda *_: None)
+    with pytest.raises(FileFormatError, match="damaged"):
+        measure(model, _batches(6, sizes=(8,)), levels=101, progress=False)
 
 
 def test_what_another_process_has_is_not_run(passes, monkeypatch):

@@ -197,6 +197,19 @@ def test_callables_that_see_no_size_are_told_apart(network, batches, tmp_path):
         assert store.execute("SELECT count(*) FROM run", ()) == [(2,)]
 
 
+def test_a_callable_may_refuse_what_the_network_never_gives(tmp_path):
+    """Outputs by which callables are told apart do not end a run."""
+
+    def errors(dense, output):
+        assert ((output >= 0) & (output <= 1)).all()
+        return (output - dense).abs().mean(1)
+
+    model = nn.Sequential(nn.Linear(3, 3), nn.Sigmoid())
+    options = {"levels": 40, "distortion": errors, "progress": False}
+    x = [torch.randn(4, 3, generator=torch.Generator().manual_seed(0))]
+    _same(measure(model, x, store=tmp_path, **options), measure(model, x, **options))
+
+
 def test_signature_tells_modules_apart():
     """What a module prints of itself counts, but not where it is in memory."""
 

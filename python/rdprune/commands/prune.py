@@ -135,14 +135,27 @@ def verify(
 def _table_of(chosen: Allocation, path: Path) -> RDTable:
     """Load an allocation's table; refuse one that was measured in another way."""
     table = RDTable.load(path)
-    for name in ("distortion", "recovery", "mask"):
+    compared = ["distortion", "mask"]
+    if chosen.objective not in ("refined", "searched"):  # these go on in a state of their own
+        compared.append("recovery")
+    for name in compared:
         one, other = chosen.metadata.get(name), table.metadata.get(name)
+        if name == "distortion":  # `--reduction` changes how samples are reduced
+            one, other = _unreduced(one), _unreduced(other)
         if None not in (one, other) and one != other:
             raise ValueError(
                 f"--table {path} was measured with {name} {other!r}, the allocation's with "
                 f"{one!r}: give the table that it was made from"
             )
     return table
+
+
+def _unreduced(distortion: str | None) -> str | None:
+    """Return a distortion's error of a sample."""
+    from rdprune.reductions import is_reduction
+
+    error = None if distortion is None else distortion.partition(",")[0].strip()
+    return "mse" if error and is_reduction(error) else error
 
 
 def _scores(
