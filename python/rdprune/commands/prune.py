@@ -22,6 +22,7 @@ from rdprune.commands.options import (
     example,
 )
 from rdprune.console import check_folders, emit, load_batches, load_model, warn_of_other_weights
+from rdprune.reductions import split
 from rdprune_core import Allocation, RDTable
 
 if TYPE_CHECKING:
@@ -139,23 +140,15 @@ def _table_of(chosen: Allocation, path: Path) -> RDTable:
     if chosen.objective not in ("refined", "searched"):  # these go on in a state of their own
         compared.append("recovery")
     for name in compared:
-        one, other = chosen.metadata.get(name), table.metadata.get(name)
+        own, found = (str(kept.metadata.get(name, "")) for kept in (chosen, table))
         if name == "distortion":  # `--reduction` changes how samples are reduced
-            one, other = _unreduced(one), _unreduced(other)
-        if None not in (one, other) and one != other:
+            own, found = split(own)[0], split(found)[0]
+        if own and found and own != found:
             raise ValueError(
-                f"--table {path} was measured with {name} {other!r}, the allocation's with "
-                f"{one!r}: give the table that it was made from"
+                f"--table {path} was measured with {name} {found!r}, the allocation's with "
+                f"{own!r}: give the table that it was made from"
             )
     return table
-
-
-def _unreduced(distortion: str | None) -> str | None:
-    """Return a distortion's error of a sample."""
-    from rdprune.reductions import is_reduction
-
-    error = None if distortion is None else distortion.partition(",")[0].strip()
-    return "mse" if error and is_reduction(error) else error
 
 
 def _scores(
