@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from io import StringIO
 
 import pytest
@@ -11,7 +12,11 @@ from rich.console import Console
 from torch import nn
 from typer.testing import CliRunner
 
-from rdprune.bench.measuring import MacCounter, Row, show
+from rdprune.bench import measuring
+from rdprune.bench.counting import MacCounter, OperationCounter
+from rdprune.bench.measuring import Row, show
+from rdprune.bench.networks import NETWORKS
+from rdprune.bench.process import apart
 from rdprune.cli import app
 
 
@@ -20,7 +25,39 @@ def test_macs_are_counted():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 6 * 6, 5))
     with torch.no_grad(), MacCounter() as counter:
         model(torch.zeros(2, 3, 8, 8))
-    assert counter.flops == 2 * 2 * (4 * 6 * 6 * 27 + 4 * 6 * 6 * 5)
+        assert counter.flops == 2 * 2 * (4 * 6 * 6 * 27 + 4 * 6 * 6 * 5)
+        model(torch.zeros(2, 3, 8, 8))  # from memory
+        assert counter.flops == 2 * 2 * 2 * (4 * 6 * 6 * 27 + 4 * 6 * 6 * 5)
+        model[0](torch.zeros(1, 3, 5, 5))  # another shape
+    assert counter.flops == 2 * 2 * 2 * (4 * 6 * 6 * 27 + 4 * 6 * 6 * 5) + 2 * 4 * 3 * 3 * 27
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_backward_passes_are_counted(stride):
+    """As every single operation says, whether the input needs a gradient or not."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, stride), nn.Conv2d(4, 5, 1))
+    counted = []
+    for counter in (MacCounter(), OperationCounter()):
+        with counter:
+            for wanted in (True, False):
+                images = torch.zeros(2, 3, 8, 8, requires_grad=wanted)
+                model(images).sum().backward()
+                torch.autograd.grad(model(images).sum(), model[1].weight)
+        counted.append(counter.flops)
+    assert counted[0] == counted[1] > 0
+
+
+def test_a_search_is_counted_like_its_operations():
+    """Looks, gradients and measurements: from memory as by every operation."""
+    pytest.importorskip("mlxtend")
+    network = NETWORKS["demo"]
+    model, batches = network.model(), network.batches(8)
+    counted = []
+    for counter in (MacCounter(), OperationCounter()):
+        with counter:
+            network.search(model, batches, sparsity=0.7, passes=12)
+        counted.append(counter.flops)
+    assert counted[0] == counted[1] > 0
 
 
 def test_every_saving_does_less(tmp_path):
@@ -66,6 +103,24 @@ def test_bad_arguments(arguments, message):
     result = CliRunner().invoke(app, ["bench", "measure", *arguments])
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def test_quick_takes_the_demo_alone(monkeypatch):
+    """At 101 levels, each saving and all together; nothing is measured here."""
+    asked = []
+    monkeypatch.setattr(measuring, "run", lambda *arguments: asked.append(arguments) or [])
+    assert CliRunner().invoke(app, ["bench", "measure", "--quick"]).exit_code == 0
+    ((networks, methods, levels, _, samples),) = asked
+    assert (networks, methods, levels) == (["demo"], ["plain", "prefix", "adaptive", "all"], 101)
+    assert samples < NETWORKS["demo"].samples
+
+
+def test_a_process_that_dies_is_named():
+    """Not a traceback of the pool's; an error of the call's own is raised as it is."""
+    with pytest.raises(RuntimeError, match=r"the process of its own for '_exit 3' died"):
+        apart(os._exit, 3)
+    with pytest.raises(ZeroDivisionError):
+        apart(divmod, 1, 0)
 
 
 def test_json_has_the_worst_excess_and_the_table_each():

@@ -1,12 +1,10 @@
 """What measuring costs: work, time and memory of the plain loop and of each saving.
 
-Every method measures in a process of its own, which tells its peak of memory. Run as
-``python -m rdprune.bench.measuring NETWORK METHOD LEVELS SAMPLES TABLE``; prints JSON.
+Every method measures in a process of its own, which tells its peak of memory.
 """
 
 from __future__ import annotations
 
-import json
 import resource
 import sys
 import tempfile
@@ -19,13 +17,12 @@ from typing import Any, Final
 import torch
 from rich.table import Table
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 import rdprune
 from rdprune.batches import Runner, preserved
+from rdprune.bench.counting import MacCounter
 from rdprune.bench.networks import NETWORKS, Network
-from rdprune.bench.process import command, finished
+from rdprune.bench.process import apart
 from rdprune.bench.show import clock
 from rdprune.bench.solver import Step
 from rdprune.searching import LEAST
@@ -33,6 +30,7 @@ from rdprune_core import Allocation, RDTable, allocate
 
 SPARSITIES: Final = (0.5, 0.7, 0.8)
 QUICK: Final = "demo"
+QUICK_SAMPLES: Final = 20
 LEVELS: Final = 101
 PLAIN: Final = "plain"
 WHOLE: Final = (PLAIN, "prefix")  # the methods that measure the full table, the same one
@@ -66,6 +64,7 @@ METHODS: Final = {
 The last is `rdprune.search`: a first look or magnitudes to begin with, gradients or looks at parts
 of the samples, and the solver, for one allocation and no table.
 """
+QUICK_METHODS: Final = (*WHOLE, "adaptive", "all")  # each saving alone, and a search
 FEWER: Final = 15
 """Passes of the plain loop over those of a search, which has `LEAST` at least."""
 
@@ -101,23 +100,6 @@ class Row:
         return found | {"excess_distortion": max(found.pop("excesses"))}
 
 
-class MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts multiply-accumulates, by `torch.utils.flop_counter`'s formulas."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.flops = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
-        if formula is not None:
-            self.flops += formula(*args, **(kwargs or {}), out_val=result)
-        return result
-
-
 def run(
     names: Sequence[str],
     methods: Sequence[str],
@@ -151,8 +133,8 @@ def run(
             full: list[float] = []
             for method in dict.fromkeys((first, *methods)):
                 step(f"{name}: {method}")
-                path = Path(folder) / method.replace(" ", "-")
-                found, files = _ask(name, method, levels, size, path)
+                path = str(Path(folder) / method.replace(" ", "-"))
+                found, files = apart(_measure, name, method, levels, size, path)
                 true = [
                     _true_distortion(network, model, batches, file, sparsity)
                     for sparsity, file in zip(SPARSITIES, files, strict=True)
@@ -175,18 +157,12 @@ def _true_distortion(
     return rdprune.verify(model, batches, found, forward=network.forward).true
 
 
-def _ask(
-    network: str, method: str, levels: int, samples: int, path: Path
+def _measure(
+    name: str, asked: str, levels: int, samples: int, path: str
 ) -> tuple[dict[str, Any], list[str]]:
-    """Start a process that measures; return what it tells, and the file for each sparsity."""
-    call = command("rdprune.bench.measuring", network, method, str(levels), str(samples), str(path))
-    found: dict[str, Any] = json.loads(finished(call, f"measuring {network} by {method}"))
-    return found, found.pop("files")
-
-
-def _main(name: str, asked: str, levels: str, samples: str, path: str) -> None:
+    """Measure by a method; return what a row tells, and the file for each sparsity."""
     network, method = NETWORKS[name], METHODS[asked]
-    model, batches = network.model(), network.batches(int(samples))
+    model, batches = network.model(), network.batches(samples)
     runner = Runner(model, tuple(batches), network.forward)
     with torch.no_grad(), preserved(model), MacCounter() as once:
         for _ in runner.outputs():
@@ -195,7 +171,7 @@ def _main(name: str, asked: str, levels: str, samples: str, path: str) -> None:
     for group in method.targets or (SPARSITIES,):
         start = time.perf_counter()
         with MacCounter() as counter:
-            found = _measured(network, model, batches, method, group, int(levels))
+            found = _measured(network, model, batches, method, group, levels)
         seconds.append(time.perf_counter() - start)
         flops.append(counter.flops)
         file = f"{path}-{group[0]}.{'npz' if isinstance(found, RDTable) else 'json'}"
@@ -206,9 +182,8 @@ def _main(name: str, asked: str, levels: str, samples: str, path: str) -> None:
         "macs_ratio": max(flops) / once.flops,
         "wall_s": max(seconds),
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
-        "files": [files[sparsity] for sparsity in SPARSITIES],
     }
-    sys.stdout.write(json.dumps(told))
+    return told, [files[sparsity] for sparsity in SPARSITIES]
 
 
 def _measured(
@@ -255,7 +230,3 @@ def show(rows: Sequence[Row]) -> Table:
             *(f"{excess:+.1%}" for excess in row.excesses),
         )
     return table
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])

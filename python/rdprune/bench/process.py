@@ -6,8 +6,10 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Final, ParamSpec, TypeVar
 
 # ``python -m`` would look for the packages in the current folder first, which may be that of the
 # sources, where nothing is compiled.
@@ -46,3 +48,31 @@ def finished(call: Sequence[str], what: str, environment: Mapping[str, str] | No
         errors = [line for line in lines if _ERROR.match(line) and _LAUNCHERS not in line]
         raise RuntimeError(f"{what}: {(errors or lines or ['no word'])[-1]}")
     return done.stdout
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def apart(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function in a process of its own, whose peak of memory is the call's.
+
+    It is forked from one that has only imported torch, and Dynamo, which torch imports, for
+    seconds, once operations are counted.
+
+    Raises
+    ------
+    RuntimeError
+        If the process dies.
+    Exception
+        What the function raises.
+    """
+    context = get_context("forkserver")
+    # Not the package: before Python 3.13 the server looks in the current folder first, see above.
+    context.set_forkserver_preload(["torch", "torch._dynamo"])
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        try:
+            return pool.submit(call, *args, **kwargs).result()
+        except BrokenExecutor as error:
+            told = " ".join((call.__name__, *map(str, args)))
+            raise RuntimeError(f"the process of its own for {told!r} died") from error
