@@ -43,8 +43,36 @@ def test_backward_passes_are_counted(stride):
                 images = torch.zeros(2, 3, 8, 8, requires_grad=wanted)
                 model(images).sum().backward()
                 torch.autograd.grad(model(images).sum(), model[1].weight)
+                torch.autograd.backward(model[0](images).sum())
+                torch.autograd.backward(model(images).sum())
         counted.append(counter.flops)
     assert counted[0] == counted[1] > 0
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_functions_are_remembered_by_all_that_matters(dropout):
+    """Attention takes another kernel with dropout, and for inputs of other strides."""
+    first = torch.randn(1, 2, 8, 8)
+    counted = []
+    for counter in (MacCounter(), OperationCounter()):
+        with counter:
+            for query in (first, first.transpose(2, 3), first.double()):
+                for share in (0.0, dropout):
+                    nn.functional.scaled_dot_product_attention(query, query, query, dropout_p=share)
+        counted.append(counter.flops)
+    assert counted[0] == counted[1]
+
+
+def test_a_function_that_raises_is_counted():
+    """What was done before it did."""
+    layer, unused = nn.Linear(4, 5), torch.zeros(1, requires_grad=True)
+    with MacCounter() as counter:
+        total = layer(torch.zeros(2, 4, requires_grad=True)).sum()
+        before = counter.flops
+        with pytest.raises(RuntimeError, match="not have been used"):
+            torch.autograd.grad(total, (layer.weight, unused))
+    assert before == 2 * 2 * 4 * 5
+    assert counter.flops == 2 * before
 
 
 def test_a_search_is_counted_like_its_operations():
@@ -116,11 +144,27 @@ def test_quick_takes_the_demo_alone(monkeypatch):
 
 
 def test_a_process_that_dies_is_named():
-    """Not a traceback of the pool's; an error of the call's own is raised as it is."""
-    with pytest.raises(RuntimeError, match=r"the process of its own for '_exit 3' died"):
+    """With what was asked of it."""
+    with pytest.raises(RuntimeError, match=r"^exit 3: the process died$"):
         apart(os._exit, 3)
-    with pytest.raises(ZeroDivisionError):
+
+
+def test_an_error_in_the_process_is_told():
+    """In one line, whether it can be pickled or not."""
+    with pytest.raises(RuntimeError, match=r"^divmod 1 0: ZeroDivisionError: .*zero"):
         apart(divmod, 1, 0)
+
+
+def test_the_process_has_folder_path_and_environment_of_now(tmp_path, monkeypatch):
+    """Those of the call, though it is forked from one that began earlier and elsewhere."""
+    (tmp_path / "torch.py").write_text("raise ImportError('not this one')")
+    monkeypatch.chdir(tmp_path)
+    for value in "12":
+        monkeypatch.setenv("RDPRUNE_TRIED", value)
+        assert apart(os.getenv, "RDPRUNE_TRIED") == value
+    assert apart(os.getcwd) == str(tmp_path)
+    # It has torch before it runs anything, though another one is in the folder.
+    assert apart(eval, "'torch._dynamo' in __import__('sys').modules")
 
 
 def test_json_has_the_worst_excess_and_the_table_each():

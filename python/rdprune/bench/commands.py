@@ -182,8 +182,8 @@ def measure(
         bool,
         typer.Option(
             "--quick",
-            help="The demo's network alone, on fewer digits and without the methods with a comma: "
-            "in under two minutes.",
+            help="The demo's network alone, on fewer digits and, unless --method says so, without "
+            "the methods with a comma: in under two minutes.",
         ),
     ] = False,
     json: Annotated[

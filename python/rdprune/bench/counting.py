@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-_BACKWARD: Final = (torch.autograd.grad, Tensor.backward)
+_BACKWARD: Final = (torch.autograd.grad, torch.autograd.backward, Tensor.backward)
 """Their operations are those of the graph, which their arguments do not tell."""
 
 
@@ -40,9 +40,10 @@ class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class MacCounter(TorchFunctionMode):
-    """Counts by functions: the operations of each are looked at once for every shape.
+    """Counts by functions: the operations of each are looked at once for all alike arguments.
 
-    Backward passes are looked at every time.
+    Backward passes are looked at every time. TorchScript is not seen, and layers that have a fused
+    kernel run without it, as under every `torch.overrides.TorchFunctionMode`.
 
     Attributes
     ----------
@@ -59,26 +60,29 @@ class MacCounter(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        key = None if func in _BACKWARD else (func, _shapes(args), _shapes(kwargs))
+        key = None if func in _BACKWARD else (func, _like(args), _like(kwargs))
         if key in self._known:
             self.flops += self._known[key]
             return func(*args, **kwargs)
-        with OperationCounter() as counter:
-            result = func(*args, **kwargs)
-        self.flops += counter.flops
+        counter = OperationCounter()
+        try:
+            with counter:
+                result = func(*args, **kwargs)
+        finally:
+            self.flops += counter.flops
         if key is not None:
             self._known[key] = counter.flops
         return result
 
 
-def _shapes(value: object) -> Hashable:
-    """Return all of an argument that the number of operations may depend on."""
+def _like(value: object) -> Hashable:
+    """Return what two arguments have in common for which the same operations are done."""
     if isinstance(value, Tensor):
-        return value.shape
+        return value.shape, value.stride(), value.dtype, value.requires_grad
     if isinstance(value, list | tuple):
-        return tuple([_shapes(item) for item in value])
+        return tuple([_like(item) for item in value])
     if isinstance(value, dict):
-        return tuple([(key, _shapes(item)) for key, item in value.items()])
-    if isinstance(value, int | str):
+        return tuple([(key, _like(item)) for key, item in value.items()])
+    if isinstance(value, int | float | str):
         return value
     return type(value).__qualname__

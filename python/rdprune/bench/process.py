@@ -6,10 +6,14 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from multiprocessing import get_context
-from typing import Final, ParamSpec, TypeVar
+from multiprocessing.connection import Connection
+from multiprocessing.forkserver import ensure_running
+from pathlib import Path
+from typing import Any, Final, TypeVar, cast
 
 # ``python -m`` would look for the packages in the current folder first, which may be that of the
 # sources, where nothing is compiled.
@@ -50,29 +54,68 @@ def finished(call: Sequence[str], what: str, environment: Mapping[str, str] | No
     return done.stdout
 
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def apart(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a function in a process of its own, whose peak of memory is the call's.
+def apart(call: Callable[..., T], *args: Any) -> T:
+    """Call a function in a process of its own, whose peak of memory is the call's and torch's.
 
     It is forked from one that has only imported torch, and Dynamo, which torch imports, for
-    seconds, once operations are counted.
+    seconds, once operations are counted. What it prints goes to standard error.
+
+    Parameters
+    ----------
+    call : callable
+        Of a module; its arguments and its result can be pickled.
 
     Raises
     ------
     RuntimeError
-        If the process dies.
-    Exception
-        What the function raises.
+        If the function raises, with the error, or the process dies.
     """
     context = get_context("forkserver")
-    # Not the package: before Python 3.13 the server looks in the current folder first, see above.
     context.set_forkserver_preload(["torch", "torch._dynamo"])
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        try:
-            return pool.submit(call, *args, **kwargs).result()
-        except BrokenExecutor as error:
-            told = " ".join((call.__name__, *map(str, args)))
-            raise RuntimeError(f"the process of its own for {told!r} died") from error
+    with _at_root():  # the server looks for torch in the current folder first
+        ensure_running()
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(sender, dict(os.environ), call, args))
+    process.start()
+    sender.close()
+    what = " ".join((call.__name__.strip("_"), *map(str, args)))
+    try:
+        error, result = receiver.recv()
+    except EOFError:
+        raise RuntimeError(f"{what}: the process died") from None
+    finally:
+        process.kill()
+        process.join()
+    if error:
+        raise RuntimeError(f"{what}: {error}")
+    return cast(T, result)
+
+
+@contextmanager
+def _at_root() -> Iterator[None]:
+    """Change into the root folder, which lasts and has no modules, for a while."""
+    before = Path.cwd()
+    os.chdir(before.anchor)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def _answer(
+    sender: Connection, environment: dict[str, str], call: Callable[..., Any], args: tuple[Any, ...]
+) -> None:
+    """Send the error, if there is one, and the result; runs in the other process."""
+    os.environ.clear()
+    os.environ.update(environment)
+    os.dup2(2, 1)
+    try:
+        result = call(*args)
+    except Exception as error:
+        traceback.print_exc()
+        sender.send((f"{type(error).__name__}: {error}", None))
+    else:
+        sender.send((None, result))
