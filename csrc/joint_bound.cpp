@@ -164,8 +164,7 @@ JointRelaxation relaxJoint(const JointProblem& problem, const Surrogate& surroga
         const std::vector<double>& x = relaxation.residual;
         const double square = dot(x.data(), x.data(), problem.width);
         if (square <= negligible * known) break;
-        for (std::size_t i = 0; i < along.size(); ++i)
-            along[i] = dot(x.data(), problem.response(i), problem.width);
+        products(x.data(), problem.response(0), along.size(), problem.width, along.data());
         const auto vertex = surrogate.relaxed(along, watch, oracleBytes);
         if (!vertex) break;
         const double bound = proved(problem, x, square, vertex->lowerBound);

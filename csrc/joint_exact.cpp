@@ -227,8 +227,7 @@ JointExact provedOptimum(const JointProblem& problem, const Surrogate& surrogate
     JointExact result{known, false, 0};
     const std::vector<double>& x = relaxation.residual;
     std::vector<double> along(problem.options.size());
-    for (std::size_t i = 0; i < along.size(); ++i)
-        along[i] = dot(x.data(), problem.response(i), problem.width);
+    products(x.data(), problem.response(0), along.size(), problem.width, along.data());
     const auto answer = surrogate.minimise(along, watch, std::size_t{1} << 16);
     if (!answer) return result;
     const Prices prices = priceOptions(problem, budgets, answer->multipliers);

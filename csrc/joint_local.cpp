@@ -1,6 +1,7 @@
 #include "joint_local.h"
 
 #include <algorithm>
+#include <initializer_list>
 #include <limits>
 
 #include "joint_moves.h"
@@ -22,19 +23,32 @@ public:
           multipliers_(multipliers),
           watch_(watch),
           noise_(problem.rounding(problem.size, problem.size)),
-          difference_(gram.size()) {}
+          difference_(gram.size()),
+          changes_(gram.size()),
+          extra_(gram.size() * gram.dimensions) {}
 
     // The least gain that is not a rounding error of the updates.
     [[nodiscard]] double threshold(const MoveState& state) const {
         return std::max(leastGain * state.square, noise_);
     }
 
-    // Chains, which take longest, are looked for only below `limit`.
-    void descend(MoveState& state, double limit) {
+    // To a point that no move improves.
+    void descend(MoveState& state) {
+        const std::vector<char> all(state.option.size(), 1);
         do {
-            while (improvePairs(state)) {
+            while (improvePairs(state, all)) {
             }
-        } while (state.square < limit && !watch_.expired() && improveChains(state));
+        } while (!watch_.expired() && improveChains(state));
+    }
+
+    // By pairs with a class that has moved away from `before`, then with those that the pairs moved.
+    void settle(MoveState& state, std::vector<std::size_t> before) {
+        std::vector<char> moved(before.size());
+        do {
+            for (std::size_t cls = 0; cls < before.size(); ++cls)
+                moved[cls] = state.option[cls] != before[cls];
+            before = state.option;
+        } while (improvePairs(state, moved));
     }
 
 private:
@@ -48,12 +62,26 @@ private:
         return 2.0 * (difference_[second] - difference_[state.option[gram_.classFor[second]]]);
     }
     void fillChanges(const MoveState& state) {
-        changes_.resize(gram_.size());
-        for (std::size_t i = 0; i < gram_.size(); ++i) changes_[i] = moves_.change(state, i);
+        for (std::size_t i = 0; i < gram_.size(); ++i) {
+            changes_[i] = moves_.change(state, i);
+            for (std::size_t d = 0; d < gram_.dimensions; ++d)
+                extra_[i * gram_.dimensions + d] = moves_.extraCost(state, i, d);
+        }
+    }
+    // Whether the budgets are kept after moves in different classes.
+    [[nodiscard]] bool fits(const MoveState& state,
+                            std::initializer_list<std::size_t> moves) const {
+        for (std::size_t d = 0; d < gram_.dimensions; ++d) {
+            Cost left = state.slack[d];
+            for (const std::size_t to : moves) left -= extra_[to * gram_.dimensions + d];
+            if (left < 0) return false;
+        }
+        return true;
     }
 
-    // For every first move the best second one, taken at once if the two gain; one sweep.
-    bool improvePairs(MoveState& state);
+    // For every first move in the classes to try the best second one in any, taken at once if the
+    // two gain; one sweep.
+    bool improvePairs(MoveState& state, const std::vector<char>& tried);
     // The best third move to the most promising pairs.
     bool improveChains(MoveState& state);
 
@@ -64,26 +92,28 @@ private:
     double noise_;
     std::vector<double> difference_;
     std::vector<double> changes_;
+    std::vector<Cost> extra_;  // T x dimensions
 };
 
-bool Search::improvePairs(MoveState& state) {
+bool Search::improvePairs(MoveState& state, const std::vector<char>& tried) {
     bool improved = false;
     fillChanges(state);
     for (std::size_t first = 0; first < gram_.size(); ++first) {
         const std::size_t cls = gram_.classFor[first];
-        if (state.option[cls] == first) continue;
+        if (!tried[cls] || state.option[cls] == first) continue;
         double best = -threshold(state);
         std::size_t second = none;
-        if (changes_[first] < best && moves_.fits(state, {first})) {
+        if (changes_[first] < best && fits(state, {first})) {
             best = changes_[first];
             second = first;
         }
         fillDifference(state, first);
-        for (std::size_t other = cls + 1; other < state.option.size(); ++other) {
+        for (std::size_t other = 0; other < state.option.size(); ++other) {
+            if (other == cls || (other < cls && tried[other])) continue;
             const double origin = changes_[first] - 2.0 * difference_[state.option[other]];
             for (std::size_t i = gram_.offsets[other]; i < gram_.offsets[other + 1]; ++i) {
                 const double total = origin + changes_[i] + 2.0 * difference_[i];
-                if (total < best && moves_.fits(state, {first, i})) {
+                if (total < best && fits(state, {first, i})) {
                     best = total;
                     second = i;
                 }
@@ -143,7 +173,7 @@ bool Search::improveChains(MoveState& state) {
             const std::size_t cls = gram_.classFor[third];
             if (cls == gram_.classFor[pair.first] || cls == gram_.classFor[pair.second]) continue;
             const double total = pair.total + changes_[third] + pairTerm(state, third);
-            if (total < best && moves_.fits(state, {pair.first, pair.second, third})) {
+            if (total < best && fits(state, {pair.first, pair.second, third})) {
                 best = total;
                 taken[0] = pair.first;
                 taken[1] = pair.second;
@@ -165,14 +195,16 @@ JointPoint searchLocally(const JointProblem& problem, const GramProblem& gram,
     const Moves moves(gram, budgets);
     Search search(problem, gram, moves, multipliers, watch);
     MoveState best = makeState(problem, gram, start, budgets);
-    search.descend(best, std::numeric_limits<double>::infinity());
+    search.descend(best);
     for (std::size_t kick = 0; kick < kicks && !watch.expired(); ++kick) {
         MoveState state = best;
         const std::size_t jumps = 2 + random.below(3);
         for (std::size_t jump = 0; jump < jumps; ++jump)
             moves.move(state, random.below(gram.size()));
         if (!moves.repair(state)) continue;
-        search.descend(state, best.square);
+        search.settle(state, best.option);
+        if (state.square >= best.square) continue;
+        search.descend(state);
         if (state.square < best.square - search.threshold(best)) best = std::move(state);
     }
     JointPoint found = toPoint(problem, gram, best);

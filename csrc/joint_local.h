@@ -6,8 +6,9 @@
 //
 // Moves: one class; two classes, typically one that gives cost and one that takes it; three
 // classes, built on the best pairs whether or not these keep the budgets. Then seeded kicks: some
-// classes jump, budgets are repaired, moves follow, the better point is kept. Three classes are tried
-// there only where two have brought a better point already: many kicks are worth more.
+// classes jump, budgets are repaired, moves follow, the better point is kept. After a kick only pairs
+// with a class that has just moved are tried, and all pairs and three classes only where those have
+// brought a better point already: many kicks are worth more.
 #pragma once
 
 #include "joint_gram.h"

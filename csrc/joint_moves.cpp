@@ -39,15 +39,6 @@ Moves::Moves(const GramProblem& gram, std::span<const Cost> budgets) : gram_(gra
         weight_.push_back(1.0 / static_cast<double>(std::max<Cost>(budget, 1)));
 }
 
-bool Moves::fits(const MoveState& state, std::initializer_list<std::size_t> moves) const {
-    for (std::size_t d = 0; d < gram_.dimensions; ++d) {
-        Cost left = state.slack[d];
-        for (const std::size_t to : moves) left -= extraCost(state, to, d);
-        if (left < 0) return false;
-    }
-    return true;
-}
-
 double Moves::priced(const MoveState& state, std::size_t to,
                      const std::vector<double>& multipliers) const {
     double sum = 0.0;

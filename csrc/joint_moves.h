@@ -4,8 +4,6 @@
 // any one of them would make is then O(1), and so is that of two together.
 #pragma once
 
-#include <initializer_list>
-
 #include "joint_gram.h"
 
 namespace rdprune {
@@ -35,9 +33,12 @@ public:
         return 2.0 * (state.pull[to] - state.pull[from]) + row[to] - 2.0 * row[from] +
                gram_.row(from)[from];
     }
-    // Whether the budgets are kept after moves in different classes.
-    [[nodiscard]] bool fits(const MoveState& state, std::initializer_list<std::size_t> moves) const;
-    // What a move costs beyond the present option, at these prices.
+    // What `to` costs beyond the present option of its class.
+    [[nodiscard]] Cost extraCost(const MoveState& state, std::size_t to, std::size_t d) const {
+        const std::size_t from = state.option[gram_.classFor[to]];
+        return gram_.costs[to * gram_.dimensions + d] - gram_.costs[from * gram_.dimensions + d];
+    }
+    // The same at these prices.
     [[nodiscard]] double priced(const MoveState& state, std::size_t to,
                                 const std::vector<double>& multipliers) const;
 
@@ -48,10 +49,6 @@ public:
     [[nodiscard]] bool repair(MoveState& state) const;
 
 private:
-    [[nodiscard]] Cost extraCost(const MoveState& state, std::size_t to, std::size_t d) const {
-        const std::size_t from = state.option[gram_.classFor[to]];
-        return gram_.costs[to * gram_.dimensions + d] - gram_.costs[from * gram_.dimensions + d];
-    }
     // How far the budgets are exceeded once `to` is taken, as a share of each.
     [[nodiscard]] double excess(const MoveState& state, std::size_t to) const;
 

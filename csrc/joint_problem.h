@@ -8,15 +8,14 @@
 // are one class; their responses add. No option but a forbidden one is dropped: one that costs more
 // and distorts more may still cancel another layer's response.
 //
-// Sums of squares are kept undivided by m. Every sum of products runs over eight interleaved
-// partial sums in a fixed order, so results are the same on every machine with IEEE doubles, and
-// compilers may still vectorise.
+// Sums of squares are kept undivided by m.
 #pragma once
 
 #include <span>
 #include <vector>
 
 #include "problem.h"
+#include "products.h"
 
 namespace rdprune {
 
@@ -79,13 +78,5 @@ struct JointPoint {
 
 // The order of preference: less distortion, then less cost, then the smaller choice.
 [[nodiscard]] bool isBetter(const JointProblem& problem, const JointPoint& a, const JointPoint& b);
-
-// <a, b> for lengths that are multiples of eight.
-[[nodiscard]] inline double dot(const double* a, const double* b, std::size_t length) {
-    double sum[8] = {};
-    for (std::size_t i = 0; i < length; i += 8)
-        for (std::size_t j = 0; j < 8; ++j) sum[j] += a[i + j] * b[i + j];
-    return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
-}
 
 }  // namespace rdprune

@@ -86,9 +86,12 @@ std::optional<JointPoint> roundGradually(const JointProblem& problem, const Surr
         for (std::size_t cls = 0; cls < problem.classes(); ++cls) {
             const double* mean = mixture.means.data() + cls * problem.width;
             for (std::size_t i = 0; i < problem.width; ++i) pull[i] = residual[i] - t * mean[i];
-            for (std::size_t i = problem.offsets[cls]; i < problem.offsets[cls + 1]; ++i)
-                gradient[i] = 2.0 * dot(pull.data(), problem.response(i), problem.width) +
-                              t * problem.squares[i];
+            const std::size_t begin = problem.offsets[cls];
+            const std::size_t end = problem.offsets[cls + 1];
+            products(pull.data(), problem.response(begin), end - begin, problem.width,
+                     gradient.data() + begin);
+            for (std::size_t i = begin; i < end; ++i)
+                gradient[i] = 2.0 * gradient[i] + t * problem.squares[i];
         }
         const auto answer = surrogate.relaxed(gradient, watch, stepBytes);
         if (!answer) break;

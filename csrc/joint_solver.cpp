@@ -15,15 +15,17 @@ namespace rdprune {
 namespace {
 
 constexpr std::uint64_t seed = 0x5eed;
-constexpr std::size_t coarseOptions = 26;  // a class, where the basins are looked for
+constexpr std::size_t coarseOptions = 26;  // a class, where basins are looked for first
 constexpr std::size_t iterations = 150;    // of the relaxation
 constexpr std::size_t fewestSteps = 24;    // of a gradual rounding; one a class is about right
 constexpr std::size_t mostSteps = 160;
 constexpr std::size_t fewestTrials = 3;
 constexpr std::size_t mostTrials = 16;
-constexpr double trialWork = 2e8;  // multiplications spent on trials
-constexpr std::size_t finalists = 2;
-constexpr std::size_t fewestKicks = 48;  // one a class is about right
+constexpr double trialWork = 2e8;     // multiplications spent on trials
+constexpr std::size_t kept = 4;       // of the trials
+constexpr std::size_t finalists = 2;  // of those, polished
+constexpr std::size_t fewestKicks = 96;
+constexpr std::size_t kicksPerClass = 2;
 constexpr std::size_t firstBytes = std::size_t{1} << 22;
 constexpr std::size_t exactWork = std::size_t{1} << 26;
 constexpr std::size_t mostListed = 1120;  // options in one Gram matrix
@@ -64,13 +66,17 @@ struct Search {
     Watch& watch;
     Random random{seed};
 
+    // Options whose responses and Gram matrix are within the memory: T (T + width) doubles.
+    [[nodiscard]] std::size_t fitting() const {
+        const double half = 0.5 * static_cast<double>(problem.width);
+        const double most = static_cast<double>(limits.bytes / sizeof(double));
+        return std::min(mostListed, static_cast<std::size_t>(std::sqrt(most + half * half) - half));
+    }
+
     // A descent polished by local search, again and again while either of them gains.
     Descent polish(const Surrogate& surrogate, Descent descent, std::size_t jumps) {
-        const std::size_t fitting = std::min(
-            mostListed, static_cast<std::size_t>(
-                            std::sqrt(static_cast<double>(limits.bytes / sizeof(double)))));
         const std::size_t perClass =
-            std::min<std::size_t>(fitting / problem.classes(), mostPerClass);
+            std::min<std::size_t>(fitting() / problem.classes(), mostPerClass);
         if (perClass < 2) return descent;
         for (;;) {
             if (watch.expired()) return descent;
@@ -85,33 +91,38 @@ struct Search {
         }
     }
 
-    // Local optima of a problem, best first, all different.
-    std::vector<JointPoint> explore(const JointProblem& part, const Surrogate& surrogate,
-                                    const JointPoint& start, const JointRelaxation& relaxation) {
-        std::vector<JointPoint> found{start};
-        const auto offer = [&](const std::optional<JointPoint>& point) {
-            if (!point) return;
-            found.push_back(descend(part, surrogate, *point, watch).point);
-            std::sort(found.begin(), found.end(), [&](const JointPoint& a, const JointPoint& b) {
-                return isBetter(part, a, b);
-            });
-            const auto equal = [](const JointPoint& a, const JointPoint& b) {
-                return a.option == b.option;
-            };
-            found.erase(std::unique(found.begin(), found.end(), equal), found.end());
-            if (found.size() > effort * finalists) found.resize(effort * finalists);
+    // Adds what a descent from the point leads to, and keeps the best, all different, best first.
+    void offer(std::vector<Descent>& found, std::size_t most, const JointProblem& part,
+               const Surrogate& surrogate, JointPoint point) {
+        found.push_back(descend(part, surrogate, std::move(point), watch));
+        std::sort(found.begin(), found.end(), [&](const Descent& a, const Descent& b) {
+            return isBetter(part, a.point, b.point);
+        });
+        const auto equal = [](const Descent& a, const Descent& b) {
+            return a.point.option == b.point.option;
+        };
+        found.erase(std::unique(found.begin(), found.end(), equal), found.end());
+        if (found.size() > effort * most) found.resize(effort * most);
+    }
+
+    // Local optima of a problem, best first, all different; from `share` of the trials.
+    std::vector<Descent> explore(const JointProblem& part, const Surrogate& surrogate,
+                                 Descent start, const JointRelaxation& relaxation, double share) {
+        std::vector<Descent> found{std::move(start)};
+        const auto add = [&](std::optional<JointPoint> point) {
+            if (point) offer(found, kept, part, surrogate, std::move(*point));
         };
         const Mixture relaxed = mix(part, relaxation);
         const std::size_t steps = std::clamp(part.classes(), fewestSteps, mostSteps);
         const double work = static_cast<double>(steps * part.options.size() * part.width);
-        const auto trials =
-            effort * static_cast<std::size_t>(
-                         std::clamp(trialWork / work, double{fewestTrials}, double{mostTrials}));
-        offer(roundGradually(part, surrogate, relaxed, steps, watch));
+        const auto trials = effort * static_cast<std::size_t>(
+                                         share * std::clamp(trialWork / work, double{fewestTrials},
+                                                            double{mostTrials}));
+        add(roundGradually(part, surrogate, relaxed, steps, watch));
         std::vector<double> scaled(part.options.size());
         for (std::size_t trial = 0; trial < trials && !watch.expired(); ++trial) {
             Mixture mixture = relaxed;
-            moveTowards(part, mixture, found.front().option, 0.9 * random.unit());
+            moveTowards(part, mixture, found.front().point.option, 0.9 * random.unit());
             for (std::size_t cls = 0; cls < part.classes(); ++cls) {
                 const double factor = std::exp(startSpread * (2.0 * random.unit() - 1.0));
                 for (std::size_t i = part.offsets[cls]; i < part.offsets[cls + 1]; ++i)
@@ -119,7 +130,7 @@ struct Search {
             }
             const auto answer = surrogate.minimise(scaled, watch, std::size_t{1} << 16);
             if (answer) moveTowards(part, mixture, answer->option, 0.6 * random.unit());
-            offer(roundGradually(part, surrogate, std::move(mixture), steps, watch));
+            add(roundGradually(part, surrogate, std::move(mixture), steps, watch));
         }
         return found;
     }
@@ -156,27 +167,39 @@ Found search(const JointProblem& problem, std::span<const Cost> budgets, const L
     for (const std::size_t chosen : found.best.point.option)
         option.push_back(static_cast<std::size_t>(
             std::lower_bound(taken.begin(), taken.end(), chosen) - taken.begin()));
-    const JointPoint start =
-        descend(coarse, coarseSurrogate, makePoint(coarse, option), watch).point;
-    const JointRelaxation coarseRelaxation = relaxJoint(
-        coarse, coarseSurrogate, {toVertex(start.option)}, start.square, iterations, watch);
+    const Descent start = descend(coarse, coarseSurrogate, makePoint(coarse, option), watch);
+    const JointRelaxation coarseRelaxation =
+        relaxJoint(coarse, coarseSurrogate, {toVertex(start.point.option)}, start.point.square,
+                   iterations, watch);
     std::vector<Vertex> vertices = coarseRelaxation.vertices;
     for (Vertex& vertex : vertices) {
         for (std::size_t& position : vertex.option) position = taken[position];
         vertex.other = taken[vertex.other];
     }
-    found.relaxation = relaxJoint(problem, surrogate, vertices, start.square, iterations, watch);
-    bool polished = false;
-    for (JointPoint& point : search.explore(coarse, coarseSurrogate, start, coarseRelaxation)) {
-        for (std::size_t& position : point.option) position = taken[position];
-        Descent descent = search.polish(
-            surrogate, descend(problem, surrogate, makePoint(problem, point.option), watch), 0);
-        if (!polished || isBetter(problem, descent.point, found.best.point))
-            found.best = std::move(descent);
-        polished = true;
+    found.relaxation =
+        relaxJoint(problem, surrogate, vertices, start.point.square, iterations, watch);
+
+    // Where few options were left out, trials among all of them find no other basins.
+    const bool again = 2 * taken.size() < problem.options.size();
+    const double share = again ? 0.5 : 1.0;
+    std::vector<Descent> best;
+    const auto offer = [&](JointPoint point) {
+        search.offer(best, finalists, problem, surrogate, std::move(point));
+    };
+    for (Descent& local : search.explore(coarse, coarseSurrogate, start, coarseRelaxation, share)) {
+        for (std::size_t& position : local.point.option) position = taken[position];
+        offer(makePoint(problem, std::move(local.point.option)));
     }
-    found.best = search.polish(surrogate, std::move(found.best),
-                               effort * std::max(fewestKicks, problem.classes()));
+    if (again)
+        for (Descent& local :
+             search.explore(problem, surrogate, best.front(), found.relaxation, 1.0 - share))
+            offer(std::move(local.point));
+    for (Descent& local : best) local = search.polish(surrogate, std::move(local), 0);
+    found.best = *std::min_element(best.begin(), best.end(), [&](const auto& a, const auto& b) {
+        return isBetter(problem, a.point, b.point);
+    });
+    const std::size_t kicks = std::max(fewestKicks, kicksPerClass * problem.classes());
+    found.best = search.polish(surrogate, std::move(found.best), effort * kicks);
     return found;
 }
 

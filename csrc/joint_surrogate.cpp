@@ -68,21 +68,24 @@ std::vector<double> singleChanges(const JointProblem& problem, const JointPoint&
                                   std::vector<double>& distances) {
     std::vector<double> changes(problem.options.size());
     distances.resize(changes.size());
+    std::vector<double> there;
+    std::vector<double> both;
     for (std::size_t cls = 0; cls < problem.classes(); ++cls) {
         const std::size_t chosen = point.option[cls];
         const double* current = problem.response(chosen);
-        const double here = dot(point.residual.data(), current, problem.width);
-        for (std::size_t i = problem.offsets[cls]; i < problem.offsets[cls + 1]; ++i) {
-            if (i == chosen) {
-                distances[i] = 0.0;
-                changes[i] = 0.0;
-                continue;
-            }
-            const double* response = problem.response(i);
-            const double there = dot(point.residual.data(), response, problem.width);
-            const double both = dot(current, response, problem.width);
-            distances[i] = std::max(problem.squares[i] + problem.squares[chosen] - 2.0 * both, 0.0);
-            changes[i] = 2.0 * (there - here) + distances[i];
+        const std::size_t begin = problem.offsets[cls];
+        const std::size_t count = problem.offsets[cls + 1] - begin;
+        there.resize(count);
+        both.resize(count);
+        products(point.residual.data(), problem.response(begin), count, problem.width,
+                 there.data());
+        products(current, problem.response(begin), count, problem.width, both.data());
+        const double here = there[chosen - begin];
+        for (std::size_t k = 0; k < count; ++k) {
+            const std::size_t i = begin + k;
+            const double square = problem.squares[i] + problem.squares[chosen] - 2.0 * both[k];
+            distances[i] = i == chosen ? 0.0 : std::max(square, 0.0);
+            changes[i] = i == chosen ? 0.0 : 2.0 * (there[k] - here) + distances[i];
         }
     }
     return changes;

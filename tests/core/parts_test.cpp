@@ -8,6 +8,7 @@
 #include "buffer.h"
 #include "multi_repair.h"
 #include "numbering.h"
+#include "products.h"
 #include "tables.h"
 
 namespace {
@@ -55,6 +56,32 @@ void buffersAreGivenBack() {
     buffer.reserve(7);
     buffer[6] = 6;
     CHECK(buffer[6] == 6);
+}
+
+// Bit for bit the eight interleaved sums, whatever the registers they are made in.
+void productsHaveOneOrder() {
+    Random random(2);
+    for (const std::size_t length : {8, 16, 256, 1000}) {
+        context = "products of " + std::to_string(length);
+        const std::size_t rows = 5;
+        std::vector<double> numbers((rows + 1) * length);
+        for (double& number : numbers) number = random.uniform() - 0.3;
+        const double* first = numbers.data();
+        std::vector<double> found(rows);
+        products(first, first + length, rows, length, found.data());
+        for (std::size_t row = 0; row < rows; ++row) {
+            const double* other = first + (row + 1) * length;
+            double sum[8] = {};
+            for (std::size_t i = 0; i < length; ++i) {
+                const volatile double product = first[i] * other[i];
+                sum[i % 8] += product;
+            }
+            const double expected =
+                ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
+            CHECK(found[row] == expected);
+            CHECK(dot(first, other, length) == expected);
+        }
+    }
 }
 
 // Of a wide class with several costs, those that no other one dominates are left, and no others.
@@ -125,6 +152,7 @@ void findsWithinBudgets(std::size_t dimensions, int tables) {
 int main() {
     numbersAscend();
     buffersAreGivenBack();
+    productsHaveOneOrder();
     wideClassesKeepWhatIsNotDominated();
     findsWithinBudgets(2, 2000);
     findsWithinBudgets(3, 1000);
