@@ -21,15 +21,13 @@ GramProblem makeGram(const JointProblem& problem, const std::vector<std::size_t>
     }
     gram.offsets.push_back(options.size());
     gram.gram.resize(options.size() * options.size());
-    std::vector<double> rows;
-    rows.reserve(options.size() * problem.width);
-    for (const std::size_t option : options)
-        rows.insert(rows.end(), problem.response(option), problem.response(option) + problem.width);
-    for (std::size_t i = 0; i < options.size(); ++i) {
-        double* row = gram.gram.data() + i * options.size();
-        products(rows.data() + i * problem.width, rows.data(), i + 1, problem.width, row);
-        for (std::size_t j = 0; j < i; ++j) gram.gram[j * options.size() + i] = row[j];
-    }
+    for (std::size_t i = 0; i < options.size(); ++i)
+        for (std::size_t j = 0; j <= i; ++j) {
+            const double product =
+                dot(problem.response(options[i]), problem.response(options[j]), problem.width);
+            gram.gram[i * options.size() + j] = product;
+            gram.gram[j * options.size() + i] = product;
+        }
     return gram;
 }
 

@@ -66,11 +66,10 @@ struct Search {
     Watch& watch;
     Random random{seed};
 
-    // Options whose responses and Gram matrix are within the memory: T (T + width) doubles.
+    // Options whose Gram matrix is within the memory.
     [[nodiscard]] std::size_t fitting() const {
-        const double half = 0.5 * static_cast<double>(problem.width);
         const double most = static_cast<double>(limits.bytes / sizeof(double));
-        return std::min(mostListed, static_cast<std::size_t>(std::sqrt(most + half * half) - half));
+        return std::min(mostListed, static_cast<std::size_t>(std::sqrt(most)));
     }
 
     // A descent polished by local search, again and again while either of them gains.

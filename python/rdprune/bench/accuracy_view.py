@@ -21,7 +21,7 @@ FIGURES: Final = {"calibration": "calibration", "mse": "test", "kl": "KL", "top1
 
 
 @dataclass(frozen=True, slots=True)
-class _Column:
+class Column:
     """A column of figures; `sign` is -1 where more is better."""
 
     title: str
@@ -36,10 +36,11 @@ def show(plan: Plan, rows: Rows) -> list[Table]:
         *(_figure(state, name) for state in plan.states for name in FIGURES),
         *(_tuned(state) for state in plan.tuned if plan.seeds),
     ]
-    return [_shown(columns, *group, members) for group, members in grouped(rows).items()]
+    return [shown(columns, *group, members) for group, members in grouped(rows).items()]
 
 
-def _shown(columns: Sequence[_Column], network: str, sparsity: float, rows: Rows) -> Table:
+def shown(columns: Sequence[Column], network: str, sparsity: float, rows: Rows) -> Table:
+    """Return a table of methods, their passes and these columns; the best of a column is bold."""
     grid = report.new_grid("method", "passes", *(column.title for column in columns))
     pruned = [row for row in rows if row["method"] != DENSE]
     best = []
@@ -59,16 +60,16 @@ def _shown(columns: Sequence[_Column], network: str, sparsity: float, rows: Rows
     return grid
 
 
-def _figure(state: str, name: str) -> _Column:
+def _figure(state: str, name: str) -> Column:
     def value(row: Mapping[str, Any]) -> float | None:
         return None if row[state] is None else float(row[state][name])
 
     if name == "top1":
-        return _Column(f"{state}\ntop-1", value, lambda row: report.share(value(row)), -1)
-    return _Column(f"{state}\n{FIGURES[name]}", value, lambda row: report.number(value(row), 3), 1)
+        return Column(f"{state}\ntop-1", value, lambda row: report.share(value(row)), -1)
+    return Column(f"{state}\n{FIGURES[name]}", value, lambda row: report.number(value(row), 3), 1)
 
 
-def _tuned(state: str) -> _Column:
+def _tuned(state: str) -> Column:
     """Mean top-1 after the fine-tunes, and the standard deviation over them."""
 
     def value(row: Mapping[str, Any]) -> float | None:
@@ -80,7 +81,7 @@ def _tuned(state: str) -> _Column:
         spread = f" ± {100 * statistics.stdev(each):.1f}" if len(each) > 1 else ""
         return report.share(value(row)) + spread
 
-    return _Column(f"{state}, tuned\ntop-1", value, text, -1)
+    return Column(f"{state}, tuned\ntop-1", value, text, -1)
 
 
 def draw(path: Path, rows: Rows) -> None:

@@ -40,6 +40,10 @@ app.command(epilog="\b\nExample:\n  rdprune bench predictors --folder run --netw
     experiments.predictors
 )
 
+app.command(epilog="\b\nExample:\n  rdprune bench sentences --folder run --sparsity 0.5")(
+    experiments.sentences
+)
+
 
 @app.callback()
 def start() -> None:

