@@ -203,9 +203,9 @@ JointPoint searchLocally(const JointProblem& problem, const GramProblem& gram,
             moves.move(state, random.below(gram.size()));
         if (!moves.repair(state)) continue;
         search.settle(state, best.option);
-        if (state.square >= best.square) continue;
+        if (state.square >= best.square - search.threshold(best)) continue;  // `best` itself, often
         search.descend(state);
-        if (state.square < best.square - search.threshold(best)) best = std::move(state);
+        best = std::move(state);
     }
     JointPoint found = toPoint(problem, gram, best);
     return isBetter(problem, found, start) ? found : start;

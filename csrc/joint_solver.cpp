@@ -94,7 +94,7 @@ struct Search {
     void offer(std::vector<Descent>& found, std::size_t most, const JointProblem& part,
                const Surrogate& surrogate, JointPoint point) {
         found.push_back(descend(part, surrogate, std::move(point), watch));
-        std::sort(found.begin(), found.end(), [&](const Descent& a, const Descent& b) {
+        std::stable_sort(found.begin(), found.end(), [&](const Descent& a, const Descent& b) {
             return isBetter(part, a.point, b.point);
         });
         const auto equal = [](const Descent& a, const Descent& b) {

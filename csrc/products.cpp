@@ -1,8 +1,12 @@
 #include "products.h"
 
+#if __has_include(<features.h>)
+#include <features.h>  // tells glibc, whose loader can choose, from musl
+#endif
+
 // Compiled for wide registers too; the loader chooses. Not under the thread sanitizer, which cannot
 // run before it has chosen.
-#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__SANITIZE_THREAD__)
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__SANITIZE_THREAD__)
 #define RDPRUNE_WIDE __attribute__((target_clones("avx2", "default")))
 #else
 #define RDPRUNE_WIDE

@@ -296,10 +296,18 @@ def test_constraints_equal_brute_force() -> None:
     assert 50 <= solved <= 149
 
 
-def test_larger_table_is_better_than_the_additive_choice_and_repeatable() -> None:
-    """20 x 31: below the additive choice's joint value, above the bound, twice the same."""
-    table = correlated_table(np.random.default_rng(4), 20, 31, 64)
-    budget = {"cost0": int(table.dense["cost0"].sum() // 3)}
+@pytest.mark.parametrize(
+    ("layers", "options", "costs"), [(20, 31, 1), (8, 70, 1), (5, 60, 2)], ids=str
+)
+def test_larger_table_is_better_than_the_additive_choice_and_repeatable(
+    layers: int, options: int, costs: int
+) -> None:
+    """Below the additive choice's joint value, above the bound, twice the same.
+
+    With more than 52 options basins are looked for among a few of them and among all.
+    """
+    table = correlated_table(np.random.default_rng(4), layers, options, 64, costs)
+    budget = {name: int(dense.sum() // 3) for name, dense in table.dense.items()}
     first = allocate(table, budget, objective="joint")
     again = allocate(table, budget, objective="joint")
     assert first.to_dict() == again.to_dict()
