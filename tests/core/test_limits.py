@@ -82,8 +82,9 @@ def test_signals_are_heard_all_the_time(call: str) -> None:
     """
     done = subprocess.run(
         [sys.executable, "-c", PAUSES.replace("{CALL}", call)],
-        capture_output=True, text=True, timeout=120, check=True,
+        capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
+    assert done.returncode == 0, done.stderr
     status, signals, longest = done.stdout.split()
     assert status in ("feasible", "optimal")
     assert int(signals) > 20
