@@ -17,6 +17,10 @@ from rdprune_core import RDTable, allocate
 from rdprune_core.budget import Budget
 
 
+class NothingToMixError(ValueError):
+    """Within the budget there is no distortion, or no energy, to be lost."""
+
+
 def removed_energy(table: RDTable, model: nn.Module) -> list[NDArray[np.float64]]:
     """Return the sum of the squares of the weights that each option removes.
 
@@ -96,7 +100,7 @@ def blended(
     for what, rows in (("distortion", table.distortion), ("removed energy", energy)):
         least = allocate(bare.with_distortion(rows), budget, sparsity=sparsity).distortion
         if not least > 0:
-            raise ValueError(f"least {what} within the budget is {least:g}: nothing to mix")
+            raise NothingToMixError(f"least {what} within the budget is {least:g}: nothing to mix")
         parts.append([row / least for row in rows])
     return bare.with_distortion(
         [(1 - share) * d + share * e for d, e in zip(parts[0], parts[1], strict=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from rdprune.allocators import Problem, as_allocation, counts
 from rdprune.batches import Forward
+from rdprune.blending import NothingToMixError, blended
 from rdprune.keeping import verify_sparsity_
 from rdprune.layers import Prunable, all_layers
 from rdprune.levels import falling_levels
@@ -208,6 +210,8 @@ class Worker:
             allocation = allocate(
                 table, {settings.cost: total}, objective=settings.objective, previous=floor
             )
+            if settings.blend:
+                allocation = self._blended(table, allocation, floor)
         else:
             total = int(settings.target(number) * self._dense)
             problem = Problem(
@@ -223,6 +227,19 @@ class Worker:
             allocation = replace(allocation, metadata={**allocation.metadata, **self._state()})
         allocation.save(folder / "allocation.json")
         return allocation
+
+    def _blended(self, table: RDTable, least: Allocation, floor: Allocation | None) -> Allocation:
+        """Allocate by the mixture with removed energy; measured distortions are said of it."""
+        try:
+            mixed = blended(table, self._model, dict(least.budget), share=self._settings.blend)
+        except NothingToMixError as error:
+            warnings.warn(f"blend: {error}; what was measured decides alone", stacklevel=2)
+            return least
+        choice = allocate(mixed, dict(least.budget), previous=floor).choice
+        chosen = Allocation.from_choice(
+            table, choice, budget=least.budget, lower_bound=least.lower_bound
+        )
+        return replace(chosen, metadata={**chosen.metadata, "blended": mixed.metadata["blended"]})
 
     def _state(self) -> dict[str, Any]:
         settings = self._settings

@@ -11,6 +11,7 @@ from torch import nn
 
 from rdprune.batches import Forward, read
 from rdprune.layers import prunable
+from rdprune.purpose import decided
 from rdprune.rounds import Evaluate as Evaluate
 from rdprune.rounds import Finetune as Finetune
 from rdprune.rounds import Step as Step
@@ -34,8 +35,9 @@ def iterate(
     levels: int | str | Sequence[float] | None = None,
     shapes: str | Iterable[str] = (),
     criterion: str = "magnitude",
-    distortion: str = "mse",
-    recovery: str = "none",
+    distortion: str | None = None,
+    recovery: str | None = None,
+    blend: float | None = None,
     repair: str = "none",
     rewind: bool = False,
     ignore: str | Iterable[str] = (),
@@ -87,7 +89,16 @@ def iterate(
         For ``"rdprune"``.
     criterion : str
         ``"magnitude"``, ``"wanda"`` or ``"taylor"``, as for `measure`. For ``"rdprune"``.
-    distortion, recovery, forward : optional
+    distortion, recovery : str, optional
+        As for `measure`; by default what was found best for what ships (``docs/predictors.md``).
+        With `finetune`, or a `repair` of BatchNorm, a network that has it is measured in the state
+        ``"batchnorm"``, and a classifier (labels in the batches) by ``"nmse"``; all others
+        as they are, by ``"mse"``.
+    blend : float, optional
+        Share of the removed weights' energy in what ``"rdprune"`` minimises, in [0, 1], as for
+        `blended`; for the additive objective and single weights by magnitude. By default 0.5
+        with `finetune` where the state is ``"batchnorm"``, else 0.
+    forward : callable, optional
         As for `measure`.
     repair : str
         ``"none"``, or what `repair_` does after pruning, before fine-tuning.
@@ -119,16 +130,27 @@ def iterate(
     SparsityLostError
         If a weight under a mask is not zero after fine-tuning.
     """
+    asked = {"distortion": distortion, "recovery": recovery, "blend": blend}
+    told = {name for name, value in asked.items() if value is not None}
     settings = Settings(
-        amount, method, cost, objective, plain_levels(levels), distortion, recovery, repair, rewind,
-        _tuple(ignore), None if layers is None else _tuple(layers), seed, _tuple(shapes), criterion,
+        amount=amount, method=method, cost=cost, objective=objective, levels=plain_levels(levels),
+        repair=repair, rewind=rewind, ignore=_tuple(ignore),
+        layers=None if layers is None else _tuple(layers), seed=seed, shapes=_tuple(shapes),
+        criterion=criterion, blend=0.0 if blend is None else blend,
+        distortion="mse" if distortion is None else distortion,
+        recovery="none" if recovery is None else recovery,
     )  # fmt: skip
     found = prunable(model, ignore=ignore, layers=layers)
     settings.check(model, found, rounds)
     check_callable("finetune", finetune, "model, step")
     check_callable("evaluate", evaluate, "model")
     data = read(batches)
+    settings = decided(
+        settings, model, data, trained=finetune is not None, forward=forward, told=told
+    )
     said = asdict(settings)
+    if not settings.blend:
+        del said["blend"]
     if not settings.shaped:  # as in folders that are older than these settings
         del said["shapes"], said["criterion"]
     said |= {"model": digest(model.state_dict()), "batches": digest(data)}

@@ -47,6 +47,7 @@ class Settings:
     seed: int
     shapes: tuple[str, ...] = ()
     criterion: str = "magnitude"
+    blend: float = 0.0
 
     def __post_init__(self) -> None:
         if not _is_number(self.amount, Real) or not 0 < self.amount < 1:
@@ -69,6 +70,13 @@ class Settings:
                 f"method {self.method!r} removes single weights by magnitude: it has no shapes and "
                 "no criterion"
             )
+        if not _is_number(self.blend, Real) or not 0 <= self.blend <= 1:
+            raise ValueError(f"blend is {self.blend!r}, must be a fraction between 0 and 1")
+        if self.blend and not self.blendable:
+            raise ValueError(
+                f"blend is {self.blend!r}, which is for method 'rdprune', the additive objective "
+                "and single weights by magnitude"
+            )
         if not isinstance(self.distortion, str):
             raise ValueError(f"distortion is {self.distortion!r}, must be a name in a run")
         parse(self.distortion)
@@ -89,6 +97,12 @@ class Settings:
     def shaped(self) -> bool:
         """Whether there are options other than single weights by magnitude."""
         return bool(self.shapes) or self.criterion != "magnitude"
+
+    @property
+    def blendable(self) -> bool:
+        """Whether removed energy can be mixed in: a sum over single weights by magnitude."""
+        ours = self.method == METHODS[0] and self.objective == OBJECTIVES[0]
+        return ours and not self.shaped
 
     def target(self, number: int) -> Fraction:
         """Fraction that is kept after a round, exact."""

@@ -33,6 +33,13 @@ def test_rounds_of_all_methods_and_resuming(tmp_path, monkeypatch):
     other = CliRunner().invoke(app, [*use, "--rounds", "2", "--samples", "3"])
     assert other.exit_code == 2
     assert "holds a run with calibration 2, this one has 3" in other.stderr
+    monkeypatch.undo()
+    blended = CliRunner().invoke(app, [*use, "--rounds", "2", "--method", "blended"])
+    assert blended.exit_code == 0, blended.stderr
+    said = json.loads((tmp_path / "run" / "blended" / "history.json").read_text())["settings"]
+    chosen = [said[name] for name in ("method", "recovery", "distortion", "blend")]
+    assert chosen == ["rdprune", "batchnorm", "nmse", 0.5]
+    monkeypatch.setattr(recipes.Finetune, "__call__", refuse)
     again = CliRunner().invoke(app, [*use, "--rounds", "2"])
     assert again.exit_code == 0, again.stderr
     assert json.loads((tmp_path / "rows.json").read_text()) == first

@@ -107,7 +107,7 @@ def test_distortions_are_measured_on_the_current_network(network, batches, finet
     """The second round's table is that of the network after the first round's fine-tune."""
     iterate(
         network, batches, folder=tmp_path, rounds=2, amount=0.3, finetune=finetune,
-        levels=11, progress=False,
+        levels=11, recovery="none", distortion="mse", progress=False,
     )  # fmt: skip
     load_model(network, tmp_path / "round-001" / "weights.safetensors")
     expected = measure(network, batches, levels=11, progress=False)
@@ -250,7 +250,8 @@ def test_distortions_of_shapes_are_measured_within_the_masks(network, batches, f
     """What a round predicts of one layer pruned alone is what its very mask does."""
     iterate(
         network, batches, folder=tmp_path, rounds=2, amount=0.3, finetune=finetune,
-        levels=[0.5, 0.8], shapes=["2:4", "out:0.5"], progress=False,
+        levels=[0.5, 0.8], shapes=["2:4", "out:0.5"], recovery="none", distortion="mse",
+        progress=False,
     )  # fmt: skip
     load_model(network, tmp_path / "round-001" / "weights.safetensors")
     table = RDTable.load(tmp_path / "round-002" / "table.npz")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rdprune.bench import experiments
+from rdprune.bench.adapting import adapt
 from rdprune.bench.experiments import Networks, Tested
 from rdprune.bench.iterative import iterative
 from rdprune.bench.ranks import ranks
@@ -39,6 +40,10 @@ app.command(
 app.command(epilog="\b\nExample:\n  rdprune bench predictors --folder run --network mnist")(
     experiments.predictors
 )
+app.command(
+    epilog="\b\nExample:\n  rdprune bench adapt --network resnet56 "
+    "--output data/resnet56_cifar10_jpeg.safetensors"
+)(adapt)
 
 app.command(epilog="\b\nExample:\n  rdprune bench sentences --folder run --sparsity 0.5")(
     experiments.sentences

@@ -17,6 +17,8 @@ from rdprune.console import check_folders, emit
 from rdprune_core.files import atomic_write
 
 METHODS: Final = ("rdprune", "lamp", "global_magnitude")
+BLENDED: Final = {"distortion": "nmse"}
+"""Of the method ``blended``, what `iterate` does where it is not told."""
 LEVELS: Final = 20
 SPARSEST: Final = 0.8**18
 
@@ -86,6 +88,7 @@ def run(
         Is told of every round that is done.
     """
     from rdprune.levels import falling_levels
+    from rdprune.purpose import BLEND
     from rdprune.recipes import run as recipes
     from rdprune.recipes.datasets import open_source
     from rdprune.recipes.recipe import find
@@ -106,8 +109,11 @@ def run(
     for number in range(1, recipe.rounds + 1):
         for method in methods:
             done = recipes.run(
-                recipes.changed(recipe, rounds=number), source, folder / method, weights=weights,
-                method=method, levels=levels, tested=tested, seed=seed, progress=False,
+                recipes.changed(recipe, rounds=number, **BLENDED if method == "blended" else {}),
+                source, folder / method, weights=weights,
+                method="rdprune" if method == "blended" else method, levels=levels,
+                blend=BLEND if method == "blended" else 0.0,
+                tested=tested, seed=seed, progress=False,
             )[-1]  # fmt: skip
             tell(
                 f"round {number}, {method}: sparsity {report.share(done.sparsity)}, "
@@ -200,7 +206,9 @@ def iterative(
     weights: Annotated[str | None, typer.Option(help="Dense weights, .safetensors.")] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="As for iterate; repeatable [rdprune, lamp, global_magnitude]."),
+        typer.Option(
+            help="As for iterate, or blended; repeatable [rdprune, lamp, global_magnitude]."
+        ),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; 14 reach a sparsity of 95.6 %.")] = 14,
     steps: Annotated[int, typer.Option(min=1, help="Of each round's fine-tune.")] = 30,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -100,8 +100,19 @@ class Subject:
             repair_(model, self.calibration, recovery=recovery, dense=self.model)
         return model
 
-    def tuned(self, model: nn.Module, protocol: Protocol, seed: int) -> nn.Module:
-        """Return a fine-tuned copy of a pruned model, with the same zeros."""
+    def tuned(
+        self,
+        model: nn.Module,
+        protocol: Protocol,
+        seed: int,
+        *,
+        dense: bool = False,
+        each: Callable[[], None] = lambda: None,
+    ) -> nn.Module:
+        """Return a fine-tuned copy: of a pruned model with the same zeros, or of a dense one.
+
+        `each` is called after every step.
+        """
         model = deepcopy(model)
         optimizer = torch.optim.SGD(
             model.parameters(), lr=protocol.rate, momentum=protocol.momentum,
@@ -110,7 +121,7 @@ class Subject:
         rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(protocol.steps, 1))
         stream = self.stream(protocol.batch, seed)
         model.train()
-        with MaskKeeper(model).attached(optimizer):
+        with nullcontext() if dense else MaskKeeper(model).attached(optimizer):
             for _ in range(protocol.steps):
                 pictures, labels = next(stream)
                 loss = functional.cross_entropy(model(pictures), labels)
@@ -118,6 +129,7 @@ class Subject:
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 rates.step()
+                each()
         return model.eval()
 
     def stream(self, batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -57,9 +57,18 @@ Objective = Annotated[str, typer.Option(help="additive, or joint: of the respons
 Levels = Annotated[
     str | None, typer.Option(help="As for measure; by default densities of 0.93^i and 0.")
 ]
-Distortion = Annotated[str, typer.Option(help="As for measure: mse, nmse, kl, max, ...")]
+Distortion = Annotated[
+    str | None, typer.Option(help="As for measure: mse, nmse, kl, max, ... [by what ships].")
+]
 Recovery = Annotated[
-    str, typer.Option(help="State measured: none, batchnorm, bias, least-squares, or several by +.")
+    str | None,
+    typer.Option(
+        help="State measured: none, batchnorm, bias, least-squares, or by + [by what ships]."
+    ),
+]
+Blend = Annotated[
+    float | None,
+    typer.Option(help="Share of the removed weights' energy, 0 to 1 [by what ships]."),
 ]
 Repair = Annotated[
     str, typer.Option(help="Before fine-tuning: none, batchnorm, bias, least-squares, or by +.")
@@ -94,8 +103,9 @@ def prune(
     levels: Levels = None,
     shape: Shapes = None,
     criterion: Criterion = "magnitude",
-    distortion: Distortion = "mse",
-    recovery: Recovery = "none",
+    distortion: Distortion = None,
+    recovery: Recovery = None,
+    blend: Blend = None,
     repair: Repair = "none",
     ignore: Ignore = None,
     seed: Seed = 0,
@@ -107,8 +117,8 @@ def prune(
         model, device, _batches(data, noise, samples, seed), folder, finetune, evaluate, json,
         rounds=1, amount=sparsity, method=method, objective=objective,
         levels=None if levels is None else parse_levels(levels), distortion=distortion,
-        recovery=recovery, repair=repair, ignore=tuple(ignore or ()), seed=seed,
-        shapes=tuple(shape or ()), criterion=criterion,
+        recovery=_state(recovery, noise), blend=blend, repair=repair,
+        ignore=tuple(ignore or ()), seed=seed, shapes=tuple(shape or ()), criterion=criterion,
     )  # fmt: skip
 
 
@@ -137,8 +147,9 @@ def iterate(
     levels: Levels = None,
     shape: Shapes = None,
     criterion: Criterion = "magnitude",
-    distortion: Distortion = "mse",
-    recovery: Recovery = "none",
+    distortion: Distortion = None,
+    recovery: Recovery = None,
+    blend: Blend = None,
     repair: Repair = "none",
     rewind: Annotated[
         bool, typer.Option("--rewind", help="Start every fine-tune from the first weights.")
@@ -153,9 +164,14 @@ def iterate(
         model, device, _batches(data, noise, samples, seed), folder, finetune, evaluate, json,
         rounds=rounds, amount=amount, method=method, cost=cost, objective=objective,
         levels=None if levels is None else parse_levels(levels), distortion=distortion,
-        recovery=recovery, repair=repair, rewind=rewind, ignore=tuple(ignore or ()), seed=seed,
-        shapes=tuple(shape or ()), criterion=criterion,
+        recovery=_state(recovery, noise), blend=blend, repair=repair, rewind=rewind,
+        ignore=tuple(ignore or ()), seed=seed, shapes=tuple(shape or ()), criterion=criterion,
     )  # fmt: skip
+
+
+def _state(recovery: str | None, noise: str | None) -> str | None:
+    """Noise has statistics of its own: networks are measured on it as they are."""
+    return "none" if recovery is None and noise is not None else recovery
 
 
 def _batches(data: str | None, noise: str | None, samples: int, seed: int) -> Sequence[Any]:

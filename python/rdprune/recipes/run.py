@@ -30,6 +30,7 @@ def run(
     method: str = "rdprune",
     objective: str = "additive",
     repair: str = "none",
+    blend: float = 0.0,
     levels: Any = None,
     shapes: Iterable[str] = (),
     criterion: str = "magnitude",
@@ -51,7 +52,7 @@ def run(
     weights : str, optional
         Dense weights: a ``.safetensors`` file, or ``"pretrained"`` for those that torchvision or
         timm download. Without them the network starts from random ones.
-    method, objective, repair, levels, shapes, criterion, seed, progress : optional
+    method, objective, repair, blend, levels, shapes, criterion, seed, progress : optional
         As for `iterate`.
     tested : int, optional
         Test pictures for the top-1; all of them by default.
@@ -86,6 +87,7 @@ def run(
         criterion=criterion,
         distortion=recipe.distortion,
         recovery=recipe.recovery,
+        blend=blend,
         seed=seed,
         identity={**_settings(recipe), "tested": tested},
         progress=progress,
