@@ -90,6 +90,7 @@ JointProblem makeJointProblem(const JointInstance& instance, Watch& watch) {
             problem.classFor.push_back(cls);
             const double* response = problem.response(row);
             problem.squares.push_back(dot(response, response, problem.width));
+            problem.own.push_back(0.0);
             longest = std::max(longest, problem.squares.back());
         }
         problem.offsets.push_back(problem.options.size());
@@ -121,6 +122,7 @@ JointProblem takeOptions(const JointProblem& problem, const std::vector<std::siz
         copy(part.responses, problem.responses, option, problem.width);
         part.additive.push_back(problem.additive[option]);
         part.squares.push_back(problem.squares[option]);
+        part.own.push_back(problem.own[option]);
         part.classFor.push_back(problem.classFor[option]);
         part.options.push_back(problem.options[option]);
     }
@@ -135,6 +137,7 @@ JointPoint makePoint(const JointProblem& problem, std::vector<std::size_t> optio
         for (std::size_t i = 0; i < problem.width; ++i) point.residual[i] += response[i];
     }
     point.square = dot(point.residual.data(), point.residual.data(), problem.width);
+    for (const std::size_t chosen : point.option) point.square += problem.own[chosen];
     return point;
 }
 

@@ -35,6 +35,8 @@ struct JointProblem {
     std::vector<Distortion> additive;   // options; the additive objective's distortions
     std::vector<double> responses;      // options x width
     std::vector<double> squares;        // options; |v|^2
+    std::vector<double> own;            // options; what of it the responses leave out: none, or see
+                                        // joint_narrow.h
     std::vector<double> offset;         // width
     std::vector<std::size_t> classFor;  // options
     std::vector<Index> options;         // options; index inside the layer
@@ -66,7 +68,7 @@ struct JointProblem {
 struct JointPoint {
     std::vector<std::size_t> option;
     std::vector<double> residual;  // e0 + sum v
-    double square = 0.0;           // |residual|^2
+    double square = 0.0;           // |residual|^2 + sum own
 };
 
 // Summed class by class, so equal choices have equal values. O(classes m).

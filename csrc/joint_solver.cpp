@@ -8,6 +8,7 @@
 #include "joint_bound.h"
 #include "joint_exact.h"
 #include "joint_local.h"
+#include "joint_narrow.h"
 #include "joint_rounding.h"
 
 namespace rdprune {
@@ -20,10 +21,11 @@ constexpr std::size_t iterations = 150;    // of the relaxation
 constexpr std::size_t fewestSteps = 24;    // of a gradual rounding; one a class is about right
 constexpr std::size_t mostSteps = 160;
 constexpr std::size_t fewestTrials = 3;
-constexpr std::size_t mostTrials = 16;
-constexpr double trialWork = 2e8;     // multiplications spent on trials
-constexpr std::size_t kept = 4;       // of the trials
-constexpr std::size_t finalists = 2;  // of those, polished
+constexpr std::size_t mostTrials = 32;
+constexpr std::size_t narrowWidth = 64;  // numbers in a response, for trials among all options
+constexpr double trialWork = 2e8;        // multiplications spent on trials
+constexpr std::size_t kept = 4;          // of the trials
+constexpr std::size_t finalists = 2;     // of those, polished
 constexpr std::size_t fewestKicks = 96;
 constexpr std::size_t kicksPerClass = 2;
 constexpr std::size_t firstBytes = std::size_t{1} << 22;
@@ -189,10 +191,17 @@ Found search(const JointProblem& problem, std::span<const Cost> budgets, const L
         for (std::size_t& position : local.point.option) position = taken[position];
         offer(makePoint(problem, std::move(local.point.option)));
     }
-    if (again)
-        for (Descent& local :
-             search.explore(problem, surrogate, best.front(), found.relaxation, 1.0 - share))
-            offer(std::move(local.point));
+    if (again) {
+        // What a narrow problem leaves out adds up with the layers.
+        const bool wide = problem.width >= 2 * narrowWidth && problem.classes() <= narrowWidth;
+        const JointProblem narrow =
+            wide ? narrowed(problem, narrowWidth, search.random) : JointProblem{};
+        const JointProblem& all = wide ? narrow : problem;
+        const Descent from =
+            descend(all, surrogate, makePoint(all, best.front().point.option), watch);
+        for (Descent& local : search.explore(all, surrogate, from, found.relaxation, 1.0 - share))
+            offer(makePoint(problem, std::move(local.point.option)));
+    }
     for (Descent& local : best) local = search.polish(surrogate, std::move(local), 0);
     found.best = *std::min_element(best.begin(), best.end(), [&](const auto& a, const auto& b) {
         return isBetter(problem, a.point, b.point);

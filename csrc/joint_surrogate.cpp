@@ -80,7 +80,7 @@ std::vector<double> singleChanges(const JointProblem& problem, const JointPoint&
         products(point.residual.data(), problem.response(begin), count, problem.width,
                  there.data());
         products(current, problem.response(begin), count, problem.width, both.data());
-        const double here = there[chosen - begin];
+        const double here = there[chosen - begin] + problem.own[chosen];
         for (std::size_t k = 0; k < count; ++k) {
             const std::size_t i = begin + k;
             const double square = problem.squares[i] + problem.squares[chosen] - 2.0 * both[k];

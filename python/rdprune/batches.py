@@ -275,6 +275,13 @@ class Runner:
                 f"{type(error).__name__}: {error}; if that is not what it takes, wrap it in a "
                 "module that takes it, or give forward= a function (model, batch) -> output"
             ) from error
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ValueError(
+                f"batch {index}, {_described(batch)}: {error}: BatchNorm on the batch's statistics "
+                'needs several samples; leave that batch out, or say recovery="none"'
+            ) from error
         except RuntimeError as error:
             if type(error) is not RuntimeError:  # our own, or out of memory
                 raise

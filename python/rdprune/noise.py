@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 
-def gaussian(
-    shape: Sequence[int], samples: int = 256, *, batch: int = 64, seed: int = 0
-) -> list[Tensor]:
+class Noise(list[Tensor]):
+    """Batches that `gaussian` made."""
+
+
+def gaussian(shape: Sequence[int], samples: int = 256, *, batch: int = 64, seed: int = 0) -> Noise:
     """Make batches of inputs from N(0, 1), for measuring without any data.
 
     Xu et al. 2023, section 4.5, calibrate so: every pixel of a normalised picture has mean 0 and
@@ -29,8 +31,8 @@ def gaussian(
 
     Returns
     -------
-    list of torch.Tensor
-        float32, each of shape (n, *shape) with n at most `batch`.
+    Noise
+        A list of torch.Tensor, float32, each of shape (n, *shape) with n at most `batch`.
 
     Raises
     ------
@@ -47,4 +49,4 @@ def gaussian(
             raise ValueError(f"{name} holds {number}, must be at least 1")
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn((samples, *shape), generator=generator)
-    return [inputs[start : start + batch] for start in range(0, samples, batch)]
+    return Noise(inputs[start : start + batch] for start in range(0, samples, batch))

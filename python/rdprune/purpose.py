@@ -11,66 +11,132 @@ Which quantity foretells top-1 depends on what is done after pruning (``docs/pre
 
 from __future__ import annotations
 
-from collections.abc import Container
-from dataclasses import replace
+import warnings
+from collections.abc import Container, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from rdprune.aside import labels
+from rdprune.aside import labels, samples
 from rdprune.batches import Forward, Runner, preserved
+from rdprune.layers import Prunable
 from rdprune.recovery import batchnorms, read_recovery
 from rdprune.settings import Settings
 
+DECIDED: Final = ("recovery", "distortion", "blend")
 BLEND: Final = 0.5
 """Share of the removed energy for a network that will be fine-tuned."""
+SMALLEST: Final = 4
+"""Samples in a batch: fewer have no statistics to speak of."""
 CLASSES: Final = 3
 """Fewest: two standardised logits are a sign."""
+ABOVE_CHANCE: Final = 2.0
+"""Times as often right as by chance: then the labels are of the outputs' classes."""
 
 
-def decided(
-    settings: Settings,
-    model: nn.Module,
-    data: tuple[Any, ...],
-    *,
-    trained: bool,
-    forward: Forward | None,
-    told: Container[str],
-) -> Settings:
+@dataclass(frozen=True, slots=True, eq=False)
+class Case:
+    """What is pruned, by which samples, and whether it will be fine-tuned.
+
+    Attributes
+    ----------
+    model, forward, seed
+        As for `iterate`.
+    layers : mapping of str to Prunable
+    data : tuple
+        The batches.
+    trained : bool
+        Whether the pruned network is fine-tuned.
+    noise : bool
+        Whether the batches are noise, which has statistics of its own.
+    """
+
+    model: nn.Module
+    layers: Mapping[str, Prunable]
+    data: tuple[Any, ...]
+    forward: Forward | None
+    seed: int
+    trained: bool
+    noise: bool
+
+
+def decided(settings: Settings, case: Case, told: Container[str]) -> Settings:
     """Return settings with what was not told decided by what will ship.
 
     Parameters
     ----------
     settings : Settings
-    model, data, forward
-        As for `iterate`.
-    trained : bool
-        Whether the pruned network is fine-tuned.
+    case : Case
     told : container of str
-        Those of ``"recovery"``, ``"distortion"`` and ``"blend"`` that stay as they are.
+        Those of `DECIDED` that stay as they are.
     """
+    if all(name in told for name in DECIDED):
+        return settings
+    output, behind = _run(case)
     if "recovery" not in told:
-        again = trained or "batchnorm" in read_recovery(settings.repair)
-        state = "batchnorm" if again and batchnorms(model) else "none"
+        again = case.trained or "batchnorm" in read_recovery(settings.repair)
+        state = "batchnorm" if again and behind and _enough(case) else "none"
         settings = replace(settings, recovery=state)
     restated = "batchnorm" in read_recovery(settings.recovery)
     if "distortion" not in told:
-        logits = restated and _classifies(model, data, forward, settings.seed)
+        logits = restated and case.forward is None and _are_logits(output, case.data[0])
         settings = replace(settings, distortion="nmse" if logits else "mse")
     if "blend" not in told:
-        blend = BLEND if trained and restated and settings.blendable else 0.0
+        blend = BLEND if case.trained and restated and settings.blendable else 0.0
         settings = replace(settings, blend=blend)
     return settings
 
 
-def _classifies(
-    model: nn.Module, data: tuple[Any, ...], forward: Forward | None, seed: int
-) -> bool:
-    """Whether a model returns (n, classes) for a batch with n labels below that."""
-    truth = labels(data[0])
-    if truth is None:
+def _run(case: Case) -> tuple[Tensor, bool]:
+    """Return the output on the first batch, and whether a pruned layer runs before a BatchNorm."""
+    owners = {owner.module for layer in case.layers.values() for owner in layer.owners}
+    ran: set[nn.Module] = set()
+    before: list[bool] = []
+    with (
+        preserved(case.model),
+        _watched(owners, ran.add),
+        _watched(batchnorms(case.model), lambda _: before.append(bool(ran))),
+    ):
+        output = next(Runner(case.model, case.data[:1], case.forward, case.seed).outputs())
+    hidden = ran != owners  # used by a module around it, perhaps before any
+    return output, any(before) or (bool(before) and hidden)
+
+
+@contextmanager
+def _watched(modules: Any, see: Any) -> Iterator[None]:
+    """Call a function with each of the modules that runs."""
+    with ExitStack() as stack:
+        for module in modules:
+            handle = module.register_forward_pre_hook(lambda one, _: see(one))
+            stack.callback(handle.remove)
+        yield
+
+
+def _enough(case: Case) -> bool:
+    """Whether every batch has statistics of its own; else it is said."""
+    if case.noise:
         return False
-    with preserved(model):
-        output = next(Runner(model, data[:1], forward, seed).outputs())
-    logits = output.ndim == 2 and len(output) == len(truth) and output.shape[1] >= CLASSES
-    return logits and int(truth.min()) >= 0 and int(truth.max()) < output.shape[1]
+    sizes = [size for batch in case.data if (size := samples(batch)) is not None]
+    fewest = min(sizes, default=SMALLEST)
+    if fewest < SMALLEST:
+        warnings.warn(
+            f"a batch of {fewest} is too small to measure BatchNorm on its statistics: measured "
+            f'as it is, recovery="none"; give batches of {SMALLEST} or more, or say recovery=',
+            stacklevel=4,
+        )
+    return fewest >= SMALLEST
+
+
+def _are_logits(output: Tensor, batch: Any) -> bool:
+    """Whether an output is (n, classes), and right about the labels well above chance."""
+    truth = labels(batch)
+    if truth is None or output.ndim != 2 or output.shape[1] < CLASSES or len(output) != len(truth):
+        return False
+    truth = truth.detach().to("cpu", torch.int64)
+    if int(truth.min()) < 0 or int(truth.max()) >= output.shape[1]:
+        return False
+    right = (output.argmax(1) == truth).double().mean()
+    return bool(right >= ABOVE_CHANCE / output.shape[1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -232,8 +231,7 @@ class Worker:
         """Allocate by the mixture with removed energy; measured distortions are said of it."""
         try:
             mixed = blended(table, self._model, dict(least.budget), share=self._settings.blend)
-        except NothingToMixError as error:
-            warnings.warn(f"blend: {error}; what was measured decides alone", stacklevel=2)
+        except NothingToMixError:
             return least
         choice = allocate(mixed, dict(least.budget), previous=floor).choice
         chosen = Allocation.from_choice(

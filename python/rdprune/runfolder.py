@@ -160,6 +160,19 @@ def read_history(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Rou
     return settings, rounds
 
 
+def recorded(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Return the settings that a folder with rounds was begun with; None without rounds.
+
+    Raises
+    ------
+    FileFormatError
+        If the history is damaged or of another kind.
+    """
+    file = Path(folder) / "history.json"
+    settings, rounds = read_history(file) if file.exists() else ({}, [])
+    return settings if rounds else None
+
+
 def read_dense(path: str | os.PathLike[str]) -> dict[str, float]:
     """Read the figures of the dense model of a ``history.json``; none in older ones.
 

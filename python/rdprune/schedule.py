@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from torch import nn
 
 from rdprune.batches import Forward, read
 from rdprune.layers import prunable
-from rdprune.purpose import decided
+from rdprune.noise import Noise
+from rdprune.purpose import DECIDED, Case, decided
 from rdprune.rounds import Evaluate as Evaluate
 from rdprune.rounds import Finetune as Finetune
 from rdprune.rounds import Step as Step
 from rdprune.rounds import Worker, figures
-from rdprune.runfolder import Round, RunFolder, digest
+from rdprune.runfolder import Round, RunFolder, digest, recorded
 from rdprune.settings import Settings, check_callable, plain_levels
 
 
@@ -90,14 +91,19 @@ def iterate(
     criterion : str
         ``"magnitude"``, ``"wanda"`` or ``"taylor"``, as for `measure`. For ``"rdprune"``.
     distortion, recovery : str, optional
-        As for `measure`; by default what was found best for what ships (``docs/predictors.md``).
-        With `finetune`, or a `repair` of BatchNorm, a network that has it is measured in the state
-        ``"batchnorm"``, and a classifier (labels in the batches) by ``"nmse"``; all others
-        as they are, by ``"mse"``.
+        As for `measure`. By default, with `finetune` or a `repair` of BatchNorm, a network that
+        has some behind a pruned layer is measured in the state ``"batchnorm"``, others, and on
+        batches of fewer than four or `gaussian` ones, as they are. In the state ``"batchnorm"`` a
+        classifier is measured by ``"nmse"`` (outputs (n, classes) that are right about the batches'
+        labels well above chance, no `forward`), all else by ``"mse"``. ``docs/predictors.md``
+        says why. A folder with rounds goes on with what it was begun with. A fine-tune that keeps
+        BatchNorm as it is should say ``recovery="none"``.
     blend : float, optional
         Share of the removed weights' energy in what ``"rdprune"`` minimises, in [0, 1], as for
-        `blended`; for the additive objective and single weights by magnitude. By default 0.5
-        with `finetune` where the state is ``"batchnorm"``, else 0.
+        `blended`; for the additive objective, single weights by magnitude, and distortions that are
+        not negative. By default 0.5 with `finetune` in the state ``"batchnorm"``, else 0. Where
+        nothing measured, or no energy, need be lost, there is nothing to mix, and what was measured
+        decides.
     forward : callable, optional
         As for `measure`.
     repair : str
@@ -130,24 +136,30 @@ def iterate(
     SparsityLostError
         If a weight under a mask is not zero after fine-tuning.
     """
-    asked = {"distortion": distortion, "recovery": recovery, "blend": blend}
+    asked = {"recovery": recovery, "distortion": distortion, "blend": blend}
     told = {name for name, value in asked.items() if value is not None}
     settings = Settings(
         amount=amount, method=method, cost=cost, objective=objective, levels=plain_levels(levels),
         repair=repair, rewind=rewind, ignore=_tuple(ignore),
         layers=None if layers is None else _tuple(layers), seed=seed, shapes=_tuple(shapes),
-        criterion=criterion, blend=0.0 if blend is None else blend,
+        criterion=criterion, blend=blend or 0.0,
         distortion="mse" if distortion is None else distortion,
         recovery="none" if recovery is None else recovery,
     )  # fmt: skip
+    settings = replace(settings, blend=float(settings.blend))
     found = prunable(model, ignore=ignore, layers=layers)
     settings.check(model, found, rounds)
     check_callable("finetune", finetune, "model, step")
     check_callable("evaluate", evaluate, "model")
     data = read(batches)
-    settings = decided(
-        settings, model, data, trained=finetune is not None, forward=forward, told=told
-    )
+    begun = recorded(folder)
+    if begun is None:
+        noise = isinstance(batches, Noise)
+        case = Case(model, found, data, forward, seed, finetune is not None, noise)
+        settings = decided(settings, case, told)
+    else:  # a run goes on as it was begun
+        left = {name: begun[name] for name in DECIDED if name in begun and name not in told}
+        settings = replace(settings, **left)
     said = asdict(settings)
     if not settings.blend:
         del said["blend"]

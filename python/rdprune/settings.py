@@ -70,16 +70,16 @@ class Settings:
                 f"method {self.method!r} removes single weights by magnitude: it has no shapes and "
                 "no criterion"
             )
+        if not isinstance(self.distortion, str):
+            raise ValueError(f"distortion is {self.distortion!r}, must be a name in a run")
+        parse(self.distortion)
         if not _is_number(self.blend, Real) or not 0 <= self.blend <= 1:
             raise ValueError(f"blend is {self.blend!r}, must be a fraction between 0 and 1")
         if self.blend and not self.blendable:
             raise ValueError(
-                f"blend is {self.blend!r}, which is for method 'rdprune', the additive objective "
-                "and single weights by magnitude"
+                f"blend is {self.blend!r}, which is for method 'rdprune', the additive objective, "
+                "single weights by magnitude and distortions that are not negative (no 'loss')"
             )
-        if not isinstance(self.distortion, str):
-            raise ValueError(f"distortion is {self.distortion!r}, must be a name in a run")
-        parse(self.distortion)
         read_recovery(self.recovery)
         try:
             read_recovery(self.repair)
@@ -102,7 +102,7 @@ class Settings:
     def blendable(self) -> bool:
         """Whether removed energy can be mixed in: a sum over single weights by magnitude."""
         ours = self.method == METHODS[0] and self.objective == OBJECTIVES[0]
-        return ours and not self.shaped
+        return ours and not self.shaped and not parse(self.distortion).needs_labels
 
     def target(self, number: int) -> Fraction:
         """Fraction that is kept after a round, exact."""

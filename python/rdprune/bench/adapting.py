@@ -37,7 +37,8 @@ def run(network: str, output: Path, *, steps: int, rate: float, test: int) -> di
     Raises
     ------
     ValueError
-        If the network is unknown, or its data are missing.
+        If the network is unknown, its data are missing, the file is there already, or training
+        diverged.
     """
     from safetensors.torch import save_file
 
@@ -45,6 +46,8 @@ def run(network: str, output: Path, *, steps: int, rate: float, test: int) -> di
     from rdprune.bench.subject import run as outputs
     from rdprune.progress import progress_bar
 
+    if output.exists():
+        raise ValueError(f"--output {output} is there already: remove it, or name another file")
     subject = open_subject(network, 1, test)
     labels = labels_of(subject.test)
     with one_thread(), progress_bar(steps, True) as meter:
@@ -56,6 +59,8 @@ def run(network: str, output: Path, *, steps: int, rate: float, test: int) -> di
             float((outputs(one, subject.test).argmax(1) == labels).double().mean())
             for one in (subject.model, model)
         ]
+    if not all(value.isfinite().all() for value in model.state_dict().values()):
+        raise ValueError(f"--rate {rate:g}: training diverged; a lower one may help")
     with atomic_write(output) as temporary:
         save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary)
     return {

@@ -18,7 +18,6 @@ from rdprune_core.files import atomic_write
 
 METHODS: Final = ("rdprune", "lamp", "global_magnitude")
 BLENDED: Final = {"distortion": "nmse"}
-"""Of the method ``blended``, what `iterate` does where it is not told."""
 LEVELS: Final = 20
 SPARSEST: Final = 0.8**18
 
@@ -77,7 +76,8 @@ def run(
     folder : pathlib.Path
         A run folder for each method, and ``top1.json`` with the figures on all test pictures.
     methods : sequence of str
-        As for `rdprune.iterate`.
+        As for `rdprune.iterate`; ``"blended"`` is what it does with a fine-tune where it is not
+        told, ``"rdprune"`` the recipe's distortion alone.
     settings : mapping
         In place of the recipe's.
     tested : int
@@ -95,6 +95,8 @@ def run(
     from rdprune.tensorfiles import load_weights_
 
     recipe = recipes.changed(find(name), **settings)
+    if "blended" in methods and recipe.recovery != "batchnorm":
+        raise ValueError(f"method 'blended' is for --recovery batchnorm, not {recipe.recovery}")
     source = open_source(recipe, data)
     judge = recipes.Top1(source.tested())
 

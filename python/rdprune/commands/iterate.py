@@ -117,7 +117,7 @@ def prune(
         model, device, _batches(data, noise, samples, seed), folder, finetune, evaluate, json,
         rounds=1, amount=sparsity, method=method, objective=objective,
         levels=None if levels is None else parse_levels(levels), distortion=distortion,
-        recovery=_state(recovery, noise), blend=blend, repair=repair,
+        recovery=recovery, blend=blend, repair=repair,
         ignore=tuple(ignore or ()), seed=seed, shapes=tuple(shape or ()), criterion=criterion,
     )  # fmt: skip
 
@@ -164,14 +164,9 @@ def iterate(
         model, device, _batches(data, noise, samples, seed), folder, finetune, evaluate, json,
         rounds=rounds, amount=amount, method=method, cost=cost, objective=objective,
         levels=None if levels is None else parse_levels(levels), distortion=distortion,
-        recovery=_state(recovery, noise), blend=blend, repair=repair, rewind=rewind,
+        recovery=recovery, blend=blend, repair=repair, rewind=rewind,
         ignore=tuple(ignore or ()), seed=seed, shapes=tuple(shape or ()), criterion=criterion,
     )  # fmt: skip
-
-
-def _state(recovery: str | None, noise: str | None) -> str | None:
-    """Noise has statistics of its own: networks are measured on it as they are."""
-    return "none" if recovery is None and noise is not None else recovery
 
 
 def _batches(data: str | None, noise: str | None, samples: int, seed: int) -> Sequence[Any]:
