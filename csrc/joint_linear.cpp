@@ -88,30 +88,36 @@ Vertex LinearKnapsack::minimise(std::span<const double> distortions) const {
             segments[s].cost = problem_.costs[segments[s].to] - problem_.costs[segments[s].from];
         }
     }
-    std::stable_sort(segments.begin(), segments.end(), [](const Segment& a, const Segment& b) {
-        return a.efficiency > b.efficiency;
+    std::vector<Rank> ranks(segments.size());
+    for (std::size_t s = 0; s < segments.size(); ++s) ranks[s] = {segments[s].efficiency, s};
+    std::sort(ranks.begin(), ranks.end(), [](const Rank& a, const Rank& b) {
+        return a.efficiency != b.efficiency ? a.efficiency > b.efficiency : a.segment < b.segment;
     });
     Cost slack = budget_ - leastCost_;
     std::size_t taken = 0;
-    for (; taken < segments.size() && segments[taken].cost <= slack; ++taken) {
-        vertex.option[problem_.classFor[segments[taken].to]] = segments[taken].to;
-        slack -= segments[taken].cost;
+    for (; taken < ranks.size(); ++taken) {
+        const Segment& segment = segments[ranks[taken].segment];
+        if (segment.cost > slack) break;
+        vertex.option[problem_.classFor[segment.to]] = segment.to;
+        slack -= segment.cost;
     }
     vertex.other = vertex.option[0];
     vertex.feasible = vertex.option;
-    if (taken == segments.size()) {
+    if (taken == ranks.size()) {
         vertex.lowerBound = bound(distortions, 0.0);
         return vertex;
     }
-    vertex.cls = problem_.classFor[segments[taken].to];
-    vertex.other = segments[taken].to;
-    vertex.share = static_cast<double>(slack) / static_cast<double>(segments[taken].cost);
-    vertex.lowerBound = bound(distortions, segments[taken].efficiency);
-    for (std::size_t s = taken; s < segments.size(); ++s) {
-        std::size_t& option = vertex.feasible[problem_.classFor[segments[s].to]];
-        if (segments[s].cost > slack || option != segments[s].from) continue;
-        option = segments[s].to;
-        slack -= segments[s].cost;
+    const Segment& torn = segments[ranks[taken].segment];
+    vertex.cls = problem_.classFor[torn.to];
+    vertex.other = torn.to;
+    vertex.share = static_cast<double>(slack) / static_cast<double>(torn.cost);
+    vertex.lowerBound = bound(distortions, torn.efficiency);
+    for (std::size_t place = taken; place < ranks.size(); ++place) {
+        const Segment& segment = segments[ranks[place].segment];
+        std::size_t& option = vertex.feasible[problem_.classFor[segment.to]];
+        if (segment.cost > slack || option != segment.from) continue;
+        option = segment.to;
+        slack -= segment.cost;
     }
     return vertex;
 }

@@ -43,6 +43,11 @@ private:
         std::size_t from;
         std::size_t to;
     };
+    // A segment by its efficiency; lighter to sort than the segment itself.
+    struct Rank {
+        double efficiency;
+        std::size_t segment;
+    };
     [[nodiscard]] double bound(std::span<const double> distortions, double multiplier) const;
 
     const JointProblem& problem_;

@@ -116,9 +116,10 @@ struct Search {
         const Mixture relaxed = mix(part, relaxation);
         const std::size_t steps = std::clamp(part.classes(), fewestSteps, mostSteps);
         const double work = static_cast<double>(steps * part.options.size() * part.width);
-        const auto trials = effort * static_cast<std::size_t>(
-                                         share * std::clamp(trialWork / work, double{fewestTrials},
-                                                            double{mostTrials}));
+        const double affordable =
+            std::clamp(trialWork / work, double{fewestTrials}, double{mostTrials});
+        const std::size_t trials =
+            effort * std::max<std::size_t>(static_cast<std::size_t>(share * affordable), 1);
         add(roundGradually(part, surrogate, relaxed, steps, watch));
         std::vector<double> scaled(part.options.size());
         for (std::size_t trial = 0; trial < trials && !watch.expired(); ++trial) {
@@ -199,7 +200,7 @@ Found search(const JointProblem& problem, std::span<const Cost> budgets, const L
         const JointProblem& all = wide ? narrow : problem;
         const Descent from =
             descend(all, surrogate, makePoint(all, best.front().point.option), watch);
-        for (Descent& local : search.explore(all, surrogate, from, found.relaxation, 1.0 - share))
+        for (Descent& local : search.explore(all, surrogate, from, found.relaxation, share))
             offer(makePoint(problem, std::move(local.point.option)));
     }
     for (Descent& local : best) local = search.polish(surrogate, std::move(local), 0);

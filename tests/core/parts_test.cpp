@@ -1,11 +1,14 @@
 // Parts of the solvers that no small table reaches, against plain ways to the same.
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <numeric>
 #include <string>
 #include <vector>
 
 #include "buffer.h"
+#include "joint_narrow.h"
+#include "joint_surrogate.h"
 #include "multi_repair.h"
 #include "numbering.h"
 #include "products.h"
@@ -15,6 +18,7 @@ namespace {
 
 using namespace rdprune;
 using namespace rdprune::test;
+using test::Random;
 
 // Few positions and many are numbered as sorting would number them.
 void numbersAscend() {
@@ -147,6 +151,72 @@ void findsWithinBudgets(std::size_t dimensions, int tables) {
     CHECK(missed < feasible / 50);
 }
 
+// Layers of one cost whose responses lie in some directions that they share, but for noise.
+JointProblem sharedDirections(std::size_t layers, std::size_t options, std::size_t rank,
+                              double noise, bool offset) {
+    constexpr std::size_t width = 200;
+    Random random(layers);
+    std::vector<double> directions(rank * width);
+    for (double& number : directions) number = random.uniform() - 0.5;
+    Table table;
+    table.dimensions = 1;
+    std::vector<float> responses;
+    for (std::size_t layer = 0; layer < layers; ++layer) {
+        std::vector<Cost> costs(options);
+        std::vector<Distortion> distortions(options, 1.0);
+        for (std::size_t option = 0; option < options; ++option) {
+            costs[option] = static_cast<Cost>(options - option);
+            std::vector<double> row(width, 0.0);
+            for (std::size_t d = 0; d < rank; ++d) {
+                const double share = random.uniform() - 0.5;
+                for (std::size_t i = 0; i < width; ++i) row[i] += share * directions[d * width + i];
+            }
+            for (const double number : row)
+                responses.push_back(static_cast<float>(number + noise * (random.uniform() - 0.5)));
+        }
+        table.addLayer(costs, distortions);
+    }
+    std::vector<double> start(width, 0.0);
+    if (offset)
+        for (double& number : start) number = random.uniform() - 0.5;
+    const Limits limits;
+    Watch watch(limits);
+    return makeJointProblem({table.instance(), responses, start, width}, watch);
+}
+
+// Exact where all responses lie in few directions; else squares and changes are of one objective.
+void narrowProblemsKeepTheirSquares() {
+    for (const bool offset : {false, true})
+        for (const double noise : {0.0, 0.4}) {
+            context = "noise " + std::to_string(noise) + (offset ? ", offset" : "");
+            const JointProblem problem = sharedDirections(9, 20, 30, noise, offset);
+            rdprune::Random seeded(3);
+            const JointProblem narrow = narrowed(problem, 64, seeded);
+            CHECK(narrow.width == 64);
+            std::vector<std::size_t> option(problem.offsets.begin(), problem.offsets.end() - 1);
+            for (std::size_t cls = 0; cls < option.size(); ++cls) option[cls] += 2 * cls + 1;
+            const JointPoint full = makePoint(problem, option);
+            const JointPoint point = makePoint(narrow, option);
+            double left = 0.0;
+            for (std::size_t i = 0; i < narrow.options.size(); ++i) {
+                const double inside = dot(narrow.response(i), narrow.response(i), narrow.width);
+                CHECK(std::abs(inside + narrow.own[i] - problem.squares[i]) <=
+                      1e-9 * problem.squares[i]);
+                left = std::max(left, narrow.own[i] / problem.squares[i]);
+            }
+            CHECK(noise > 0.0 ? left > 1e-3 && left < 0.1 : left < 1e-6);
+            CHECK(std::abs(point.square - full.square) <= (noise > 0.0 ? 0.2 : 1e-5) * full.square);
+            std::vector<double> distances;
+            const std::vector<double> changes = singleChanges(narrow, point, distances);
+            for (std::size_t i = 0; i < narrow.options.size(); ++i) {
+                std::vector<std::size_t> other = option;
+                other[narrow.classFor[i]] = i;
+                const double change = makePoint(narrow, other).square - point.square;
+                CHECK(std::abs(changes[i] - change) <= 1e-9 * full.square);
+            }
+        }
+}
+
 }  // namespace
 
 int main() {
@@ -154,6 +224,7 @@ int main() {
     buffersAreGivenBack();
     productsHaveOneOrder();
     wideClassesKeepWhatIsNotDominated();
+    narrowProblemsKeepTheirSquares();
     findsWithinBudgets(2, 2000);
     findsWithinBudgets(3, 1000);
     if (failures == 0) std::puts("all checks hold");

@@ -229,7 +229,8 @@ def test_shapes_and_criteria_within_the_last_masks(network, batches, finetune, t
     shapes = ["2:4", "2x2:0.5", "out:0.5", "in:0.5"]
     history = iterate(
         network, batches, folder=tmp_path, rounds=3, amount=0.3, finetune=finetune,
-        levels=[0.2, 0.4, 0.6, 0.8, 0.95], shapes=shapes, criterion=criterion, progress=False,
+        levels=[0.2, 0.4, 0.6, 0.8, 0.95], shapes=shapes, criterion=criterion, recovery="none",
+        distortion="mse", progress=False,
     )  # fmt: skip
     before, chosen = None, set()
     for t, done in enumerate(history, start=1):
