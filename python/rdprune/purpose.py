@@ -6,7 +6,9 @@ Which quantity foretells top-1 depends on what is done after pruning (``docs/pre
 - BatchNorm statistics are estimated again: the distortion in that state, of a classifier that of
   standardised logits;
 - it is fine-tuned, and has BatchNorm: the same, mixed half and half with the energy of the removed
-  weights. Other networks were not studied: they stay with the first.
+  weights. Other networks were not studied: they stay with the first;
+- it is fine-tuned in each of several rounds: the plain distortion in the state of BatchNorm
+  (``docs/paper.md``).
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ class Case:
         The batches.
     trained : bool
         Whether the pruned network is fine-tuned.
+    rounds : int
     noise : bool
         Whether the batches are noise, which has statistics of its own.
     """
@@ -60,7 +63,13 @@ class Case:
     forward: Forward | None
     seed: int
     trained: bool
+    rounds: int
     noise: bool
+
+    @property
+    def gradual(self) -> bool:
+        """Whether it is pruned and fine-tuned again and again."""
+        return self.trained and self.rounds > 1
 
 
 def decided(settings: Settings, case: Case, told: Container[str]) -> Settings:
@@ -82,10 +91,12 @@ def decided(settings: Settings, case: Case, told: Container[str]) -> Settings:
         settings = replace(settings, recovery=state)
     restated = "batchnorm" in read_recovery(settings.recovery)
     if "distortion" not in told:
-        logits = restated and case.forward is None and _are_logits(output, case.data[0])
+        asked = restated and not case.gradual and case.forward is None
+        logits = asked and _are_logits(output, case.data[0])
         settings = replace(settings, distortion="nmse" if logits else "mse")
     if "blend" not in told:
-        blend = BLEND if case.trained and restated and settings.blendable else 0.0
+        once = case.trained and not case.gradual
+        blend = BLEND if once and restated and settings.blendable else 0.0
         settings = replace(settings, blend=blend)
     return settings
 

@@ -95,13 +95,14 @@ def iterate(
         has some behind a pruned layer is measured in the state ``"batchnorm"``, others, and on
         batches of fewer than four or `gaussian` ones, as they are. In the state ``"batchnorm"`` a
         classifier is measured by ``"nmse"`` (outputs (n, classes) that are right about the batches'
-        labels well above chance, no `forward`), all else by ``"mse"``. ``docs/predictors.md``
-        says why. A folder with rounds goes on with what it was begun with. A fine-tune that keeps
-        BatchNorm as it is should say ``recovery="none"``.
+        labels well above chance, no `forward`), all else, and rounds that are fine-tuned, by
+        ``"mse"``. ``docs/predictors.md`` says why. A folder with rounds goes on with what it was
+        begun with. A fine-tune that keeps BatchNorm as it is should say ``recovery="none"``.
     blend : float, optional
         Share of the removed weights' energy in what ``"rdprune"`` minimises, in [0, 1], as for
         `blended`; for the additive objective, single weights by magnitude, and distortions that are
-        not negative. By default 0.5 with `finetune` in the state ``"batchnorm"``, else 0. Where
+        not negative. By default 0.5 for one round with `finetune` in the state ``"batchnorm"``,
+        else 0. Where
         nothing measured, or no energy, need be lost, there is nothing to mix, and what was measured
         decides.
     forward : callable, optional
@@ -155,7 +156,7 @@ def iterate(
     begun = recorded(folder)
     if begun is None:
         noise = isinstance(batches, Noise)
-        case = Case(model, found, data, forward, seed, finetune is not None, noise)
+        case = Case(model, found, data, forward, seed, finetune is not None, rounds, noise)
         settings = decided(settings, case, told)
     else:  # a run goes on as it was begun
         left = {name: begun[name] for name in DECIDED if name in begun and name not in told}

@@ -56,6 +56,8 @@ def settings(folder):
         ({"repair": "least-squares+bias+batchnorm"}, ("batchnorm", "nmse", 0.0)),
         ({"repair": "bias"}, ("none", "mse", 0.0)),
         ({"finetune": nothing}, ("batchnorm", "nmse", 0.5)),
+        ({"finetune": nothing, "rounds": 2}, ("batchnorm", "mse", 0.0)),
+        ({"repair": "batchnorm", "rounds": 2}, ("batchnorm", "nmse", 0.0)),
         ({"finetune": nothing, "recovery": "none"}, ("none", "mse", 0.0)),
         ({"finetune": nothing, "distortion": "kl"}, ("batchnorm", "kl", 0.5)),
         ({"finetune": nothing, "blend": 0.0}, ("batchnorm", "nmse", 0.0)),
@@ -70,8 +72,8 @@ def settings(folder):
 def test_what_ships_decides(classifier, classes, tmp_path, given, expected):
     """The state, the distortion and the share of energy, as the run folder records them."""
     iterate(
-        classifier, classes, folder=tmp_path, rounds=1, amount=0.5, levels=5, progress=False,
-        **given,
+        classifier, classes, folder=tmp_path, amount=0.5, levels=5, progress=False,
+        **{"rounds": 1, **given},
     )  # fmt: skip
     assert settings(tmp_path) == expected
 
