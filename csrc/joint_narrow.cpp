@@ -83,8 +83,19 @@ Rows makeBasis(const JointProblem& problem, std::size_t width, Random& random) {
 
 JointProblem narrowed(const JointProblem& problem, std::size_t width, Random& random) {
     Rows basis = makeBasis(problem, width, random);
-    JointProblem narrow = problem;
+    JointProblem narrow;
+    narrow.dimensions = problem.dimensions;
+    narrow.samples = problem.samples;
     narrow.width = width;
+    narrow.offsets = problem.offsets;
+    narrow.costs = problem.costs;
+    narrow.additive = problem.additive;
+    narrow.squares = problem.squares;
+    narrow.own.resize(problem.options.size());
+    narrow.classFor = problem.classFor;
+    narrow.options = problem.options;
+    narrow.classOf = problem.classOf;
+    narrow.size = problem.size;
     narrow.offset.assign(width, 0.0);
     products(problem.offset.data(), basis.row(0), width, problem.width, narrow.offset.data());
     narrow.responses.assign(problem.options.size() * width, 0.0);

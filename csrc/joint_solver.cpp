@@ -31,7 +31,7 @@ constexpr std::size_t kicksPerClass = 2;
 constexpr std::size_t firstBytes = std::size_t{1} << 22;
 constexpr std::size_t exactWork = std::size_t{1} << 26;
 constexpr std::size_t mostListed = 1120;  // options in one Gram matrix
-constexpr std::size_t mostPerClass = 16;
+constexpr std::size_t mostPerClass = 12;
 constexpr double startSpread = 1.0;  // of the logarithms of scaled distortions
 
 // Positions of at most `count` options of every class, evenly spaced in order of the first cost,
