@@ -44,8 +44,8 @@ void addUp(Rows& rows, const std::vector<double>& weights, double* sum) {
 }
 
 // Makes the rows orthonormal, from the first on; those that lie in the span of others become zero.
-void orthonormalise(Rows& rows) {
-    for (std::size_t i = 0; i < rows.count(); ++i) {
+void orthonormalise(Rows& rows, Watch& watch) {
+    for (std::size_t i = 0; i < rows.count() && !watch.expired(); ++i) {
         double* own = rows.row(i);
         const double before = std::sqrt(dot(own, own, rows.width));
         for (int twice = 0; twice < 2; ++twice)
@@ -60,29 +60,30 @@ void orthonormalise(Rows& rows) {
     }
 }
 
-Rows makeBasis(const JointProblem& problem, std::size_t width, Random& random) {
+Rows makeBasis(const JointProblem& problem, std::size_t width, Random& random, Watch& watch) {
     Rows samples = sample(problem);
     Rows basis{problem.width, std::vector<double>(width * problem.width, 0.0)};
     std::copy(problem.offset.begin(), problem.offset.end(), basis.row(0));
     std::vector<double> weights(samples.count());
-    for (std::size_t i = 1; i < width; ++i) {
+    for (std::size_t i = 1; i < width && !watch.expired(); ++i) {
         for (double& weight : weights) weight = 2.0 * random.unit() - 1.0;
         addUp(samples, weights, basis.row(i));
     }
-    orthonormalise(basis);
-    for (std::size_t i = 1; i < width; ++i) {
+    orthonormalise(basis, watch);
+    for (std::size_t i = 1; i < width && !watch.expired(); ++i) {
         products(basis.row(i), samples.row(0), samples.count(), problem.width, weights.data());
         std::fill_n(basis.row(i), problem.width, 0.0);
         addUp(samples, weights, basis.row(i));
     }
-    orthonormalise(basis);
+    orthonormalise(basis, watch);
     return basis;
 }
 
 }  // namespace
 
-JointProblem narrowed(const JointProblem& problem, std::size_t width, Random& random) {
-    Rows basis = makeBasis(problem, width, random);
+std::optional<JointProblem> narrowed(const JointProblem& problem, std::size_t width, Random& random,
+                                     Watch& watch) {
+    Rows basis = makeBasis(problem, width, random, watch);
     JointProblem narrow;
     narrow.dimensions = problem.dimensions;
     narrow.samples = problem.samples;
@@ -99,11 +100,12 @@ JointProblem narrowed(const JointProblem& problem, std::size_t width, Random& ra
     narrow.offset.assign(width, 0.0);
     products(problem.offset.data(), basis.row(0), width, problem.width, narrow.offset.data());
     narrow.responses.assign(problem.options.size() * width, 0.0);
-    for (std::size_t i = 0; i < problem.options.size(); ++i) {
+    for (std::size_t i = 0; i < problem.options.size() && !watch.expired(); ++i) {
         double* inside = narrow.responses.data() + i * width;
         products(problem.response(i), basis.row(0), width, problem.width, inside);
         narrow.own[i] = std::max(problem.squares[i] - dot(inside, inside, width), 0.0);
     }
+    if (watch.expired()) return std::nullopt;
     return narrow;
 }
 

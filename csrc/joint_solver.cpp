@@ -192,12 +192,12 @@ Found search(const JointProblem& problem, std::span<const Cost> budgets, const L
         for (std::size_t& position : local.point.option) position = taken[position];
         offer(makePoint(problem, std::move(local.point.option)));
     }
-    if (again) {
+    if (again && !watch.expired()) {
         // What a narrow problem leaves out adds up with the layers.
         const bool wide = problem.width >= 2 * narrowWidth && problem.classes() <= narrowWidth;
-        const JointProblem narrow =
-            wide ? narrowed(problem, narrowWidth, search.random) : JointProblem{};
-        const JointProblem& all = wide ? narrow : problem;
+        const std::optional<JointProblem> narrow =
+            wide ? narrowed(problem, narrowWidth, search.random, watch) : std::nullopt;
+        const JointProblem& all = narrow ? *narrow : problem;
         const Descent from =
             descend(all, surrogate, makePoint(all, best.front().point.option), watch);
         for (Descent& local : search.explore(all, surrogate, from, found.relaxation, share))

@@ -280,7 +280,8 @@ class Runner:
                 raise
             raise ValueError(
                 f"batch {index}, {_described(batch)}: {error}: BatchNorm on the batch's statistics "
-                'needs several samples; leave that batch out, or say recovery="none"'
+                "needs several samples; leave that batch out, or measure and repair without "
+                "'batchnorm'"
             ) from error
         except RuntimeError as error:
             if type(error) is not RuntimeError:  # our own, or out of memory

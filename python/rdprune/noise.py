@@ -32,7 +32,8 @@ def gaussian(shape: Sequence[int], samples: int = 256, *, batch: int = 64, seed:
     Returns
     -------
     Noise
-        A list of torch.Tensor, float32, each of shape (n, *shape) with n at most `batch`.
+        A list, which runs know as noise (copies of it they do not), of torch.Tensor, float32, each
+        of shape (n, *shape) with n at most `batch`.
 
     Raises
     ------

@@ -13,6 +13,7 @@ Which quantity foretells top-1 depends on what is done after pruning (``docs/pre
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Container, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -35,8 +36,8 @@ SMALLEST: Final = 4
 """Samples in a batch: fewer have no statistics to speak of."""
 CLASSES: Final = 3
 """Fewest: two standardised logits are a sign."""
-ABOVE_CHANCE: Final = 2.0
-"""Times as often right as by chance: then the labels are of the outputs' classes."""
+ABOVE_CHANCE: Final = 3.0
+"""Standard deviations more often right than by chance: then labels are of the outputs' classes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,6 +102,34 @@ def decided(settings: Settings, case: Case, told: Container[str]) -> Settings:
     return settings
 
 
+def taken_over(
+    settings: Settings, begun: Mapping[str, Any], told: Container[str], *, gradual: bool
+) -> Settings:
+    """Return settings with what was not told as a folder's rounds were done.
+
+    Parameters
+    ----------
+    settings : Settings
+    begun : mapping
+        Those of the folder.
+    told : container of str
+    gradual : bool
+        Whether there will be several rounds with a fine-tune.
+    """
+    names = [name for name in ("recovery", "distortion") if name in begun and name not in told]
+    settings = replace(settings, **{name: begun[name] for name in names})
+    blend = float(begun.get("blend", 0.0))
+    if "blend" not in told and blend and settings.blendable:
+        settings = replace(settings, blend=blend)
+        if gradual:
+            warnings.warn(
+                f"the run goes on as it was begun, for one round: distortion {settings.distortion}"
+                f", blend {blend:g}; several rounds begun at once go by the plain distortion",
+                stacklevel=3,
+            )
+    return settings
+
+
 def _run(case: Case) -> tuple[Tensor, bool]:
     """Return the output on the first batch, and whether a pruned layer runs before a BatchNorm."""
     owners = {owner.module for layer in case.layers.values() for owner in layer.owners}
@@ -149,5 +178,7 @@ def _are_logits(output: Tensor, batch: Any) -> bool:
     truth = truth.detach().to("cpu", torch.int64)
     if int(truth.min()) < 0 or int(truth.max()) >= output.shape[1]:
         return False
-    right = (output.argmax(1) == truth).double().mean()
-    return bool(right >= ABOVE_CHANCE / output.shape[1])
+    right = int((output.argmax(1) == truth).sum())
+    chance = 1 / output.shape[1]
+    spread = math.sqrt(len(truth) * chance * (1 - chance))
+    return right >= len(truth) * chance + ABOVE_CHANCE * spread

@@ -12,7 +12,7 @@ from torch import nn
 from rdprune.batches import Forward, read
 from rdprune.layers import prunable
 from rdprune.noise import Noise
-from rdprune.purpose import DECIDED, Case, decided
+from rdprune.purpose import Case, decided, taken_over
 from rdprune.rounds import Evaluate as Evaluate
 from rdprune.rounds import Finetune as Finetune
 from rdprune.rounds import Step as Step
@@ -69,7 +69,8 @@ def iterate(
     folder : path-like
         Run folder: ``history.json`` and a folder for each round.
     rounds : int
-        Number of rounds, at least 1. May be larger than when the folder was begun.
+        Number of rounds, at least 1. May be larger than when the folder was begun, which then goes
+        on as one round would: better say the last one from the start.
     amount : float
         Fraction of the remaining cost that a round removes, in (0, 1).
     finetune : callable, optional
@@ -143,7 +144,7 @@ def iterate(
         amount=amount, method=method, cost=cost, objective=objective, levels=plain_levels(levels),
         repair=repair, rewind=rewind, ignore=_tuple(ignore),
         layers=None if layers is None else _tuple(layers), seed=seed, shapes=_tuple(shapes),
-        criterion=criterion, blend=blend or 0.0,
+        criterion=criterion, blend=0.0 if blend is None else blend,
         distortion="mse" if distortion is None else distortion,
         recovery="none" if recovery is None else recovery,
     )  # fmt: skip
@@ -159,8 +160,7 @@ def iterate(
         case = Case(model, found, data, forward, seed, finetune is not None, rounds, noise)
         settings = decided(settings, case, told)
     else:  # a run goes on as it was begun
-        left = {name: begun[name] for name in DECIDED if name in begun and name not in told}
-        settings = replace(settings, **left)
+        settings = taken_over(settings, begun, told, gradual=finetune is not None and rounds > 1)
     said = asdict(settings)
     if not settings.blend:
         del said["blend"]

@@ -191,7 +191,9 @@ void narrowProblemsKeepTheirSquares() {
             context = "noise " + std::to_string(noise) + (offset ? ", offset" : "");
             const JointProblem problem = sharedDirections(9, 20, 30, noise, offset);
             rdprune::Random seeded(3);
-            const JointProblem narrow = narrowed(problem, 64, seeded);
+            const Limits limits;
+            Watch watch(limits);
+            const JointProblem narrow = narrowed(problem, 64, seeded, watch).value();
             CHECK(narrow.width == 64);
             std::vector<std::size_t> option(problem.offsets.begin(), problem.offsets.end() - 1);
             for (std::size_t cls = 0; cls < option.size(); ++cls) option[cls] += 2 * cls + 1;

@@ -297,16 +297,19 @@ def test_constraints_equal_brute_force() -> None:
 
 
 @pytest.mark.parametrize(
-    ("layers", "options", "costs"), [(20, 31, 1), (8, 70, 1), (5, 60, 2)], ids=str
+    ("layers", "options", "costs", "width"),
+    [(20, 31, 1, 64), (8, 70, 1, 64), (8, 70, 1, 136), (5, 60, 2, 136)],
+    ids=str,
 )
 def test_larger_table_is_better_than_the_additive_choice_and_repeatable(
-    layers: int, options: int, costs: int
+    layers: int, options: int, costs: int, width: int
 ) -> None:
     """Below the additive choice's joint value, above the bound, twice the same.
 
-    With more than 52 options basins are looked for among a few of them and among all.
+    With more than 52 options basins are looked for among a few of them and among all, and of 128
+    numbers in a response or more among all on 64.
     """
-    table = correlated_table(np.random.default_rng(4), layers, options, 64, costs)
+    table = correlated_table(np.random.default_rng(4), layers, options, width, costs)
     budget = {name: int(dense.sum() // 3) for name, dense in table.dense.items()}
     first = allocate(table, budget, objective="joint")
     again = allocate(table, budget, objective="joint")
@@ -317,9 +320,12 @@ def test_larger_table_is_better_than_the_additive_choice_and_repeatable(
 
 
 @pytest.mark.parametrize("limits", [{"time_limit": 0.0}, {"memory_limit": 0}])
-def test_limits_give_a_feasible_answer_with_a_valid_bound(limits: dict[str, float]) -> None:
+@pytest.mark.parametrize(("options", "width"), [(31, 64), (70, 136)], ids=str)
+def test_limits_give_a_feasible_answer_with_a_valid_bound(
+    options: int, width: int, limits: dict[str, float]
+) -> None:
     """With no time, or no memory, there still is an allocation within the budget, and a bound."""
-    table = correlated_table(np.random.default_rng(5), 20, 31, 64)
+    table = correlated_table(np.random.default_rng(5), 20, options, width)
     budget = {"cost0": int(table.dense["cost0"].sum() // 3)}
     whole = allocate(table, budget, objective="joint")
     found = allocate(table, budget, objective="joint", **limits)  # type: ignore[arg-type]

@@ -197,6 +197,18 @@ def test_a_network_without_batchnorm_stays_as_the_paper_has_it(classes, tmp_path
     assert settings(tmp_path) == ("none", "mse", 0.0)
 
 
+def test_a_folder_of_one_round_that_grows_says_what_it_goes_by(classifier, classes, tmp_path):
+    """What one round takes is not what several do; another method is refused by its own name."""
+    dense = copy.deepcopy(classifier)
+    options = {"folder": tmp_path, "amount": 0.3, "levels": 11, "progress": False}
+    iterate(classifier, classes, rounds=1, finetune=nothing, **options)
+    with pytest.warns(UserWarning, match=r"as it was begun, for one round: .*nmse, blend 0\.5"):
+        iterate(copy.deepcopy(dense), classes, rounds=2, finetune=nothing, **options)
+    assert settings(tmp_path) == ("batchnorm", "nmse", 0.5)
+    with pytest.raises(ValueError, match=r"holds a run with .*: take another folder"):
+        iterate(dense, classes, rounds=2, method="lamp", **options)
+
+
 def test_a_blended_round_is_the_mixture_by_hand(classifier, classes, tmp_path):
     """The optimum of `blended`; what is predicted stays the measured distortion."""
     dense = copy.deepcopy(classifier)

@@ -17,6 +17,9 @@ from rdprune_core.files import atomic_write
 
 Rows = Sequence[Mapping[str, Any]]
 
+COLOURS: Final = 10
+"""Of matplotlib's cycle; then another kind of line."""
+LINES: Final = ("-", "--", ":")
 FIGURES: Final = {"calibration": "calibration", "mse": "test", "kl": "KL", "top1": "top-1"}
 
 
@@ -104,9 +107,12 @@ def draw(path: Path, rows: Rows) -> None:
     panels = figure.subplots(len(groups), squeeze=False)[:, 0]
     for axes, ((network, sparsity), members) in zip(panels, groups.items(), strict=True):
         names = [report.short_name(name) for name in members[0]["densities"]]
-        for row in members:
+        for number, row in enumerate(members):
             heights = [100 * density for density in row["densities"].values()]
-            axes.plot(heights, marker="o", markersize=3, linewidth=1.4, label=row["method"])
+            line = LINES[number // COLOURS % len(LINES)]
+            axes.plot(
+                heights, line, marker="o", markersize=3, linewidth=1.4, label=row["method"]
+            )  # fmt: skip
         axes.set(yscale="log", ylabel="density of the layer (%)")
         axes.set_title(f"{network}, sparsity {sparsity:g}", loc="left")
         axes.set_xticks(range(len(names)))

@@ -76,8 +76,8 @@ def run(
     folder : pathlib.Path
         A run folder for each method, and ``top1.json`` with the figures on all test pictures.
     methods : sequence of str
-        As for `rdprune.iterate`; ``"blended"`` is what it does with a fine-tune where it is not
-        told, ``"rdprune"`` the recipe's distortion alone.
+        As for `rdprune.iterate`; ``"blended"`` does in every round what it does in a single one
+        with a fine-tune, ``"rdprune"`` the recipe's distortion alone.
     settings : mapping
         In place of the recipe's.
     tested : int

@@ -53,7 +53,7 @@ def run(
         Dense weights: a ``.safetensors`` file, or ``"pretrained"`` for those that torchvision or
         timm download. Without them the network starts from random ones.
     method, objective, repair, blend, levels, shapes, criterion, seed, progress : optional
-        As for `iterate`.
+        As for `iterate`; the blend is 0 unless told.
     tested : int, optional
         Test pictures for the top-1; all of them by default.
     device : str
