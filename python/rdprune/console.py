@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import importlib
 import json
 import os
@@ -128,6 +129,23 @@ def find_function(option: str, spec: str) -> Callable[..., Any]:
         hint = f"; close: {', '.join(close)}" if close else ""
         raise ValueError(f"{option} {spec}: {module_name} has no function {name!r}{hint}")
     return cast("Callable[..., Any]", function)
+
+
+def traced(option: str, spec: str) -> Callable[..., Any]:
+    """Return a function of the user's that shows the traceback of what it raises, and ends."""
+    function = find_function(option, spec)
+
+    @functools.wraps(function)
+    def run(*arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except Exception as error:
+            inside = error.__traceback__.tb_next if error.__traceback__ else None
+            traceback.print_exception(error.with_traceback(inside))
+            typer.echo(f"rdprune: error: {option} {spec} failed", err=True)
+            raise typer.Exit(1) from None
+
+    return run
 
 
 def _said(error: Exception) -> str:

@@ -121,7 +121,7 @@ def taken_over(
     blend = float(begun.get("blend", 0.0))
     if "blend" not in told and blend and settings.blendable:
         settings = replace(settings, blend=blend)
-        if gradual:
+        if gradual and "distortion" not in told:
             warnings.warn(
                 f"the run goes on as it was begun, for one round: distortion {settings.distortion}"
                 f", blend {blend:g}; several rounds begun at once go by the plain distortion",
@@ -159,12 +159,14 @@ def _enough(case: Case) -> bool:
     """Whether every batch has statistics of its own; else it is said."""
     if case.noise:
         return False
-    sizes = [size for batch in case.data if (size := samples(batch)) is not None]
-    fewest = min(sizes, default=SMALLEST)
+    sizes = [samples(batch) for batch in case.data]
+    known = [size for size in sizes if size is not None]
+    fewest = min(known, default=SMALLEST)
     if fewest < SMALLEST:
         warnings.warn(
-            f"a batch of {fewest} is too small to measure BatchNorm on its statistics: measured "
-            f'as it is, recovery="none"; give batches of {SMALLEST} or more, or say recovery=',
+            f"batch {sizes.index(fewest)} of {len(sizes)} has {fewest} samples, too few to measure "
+            "BatchNorm on its statistics: all are measured as they are, by mean squares, without "
+            f"blend; leave out batches of fewer than {SMALLEST} (drop_last=True), or say recovery=",
             stacklevel=4,
         )
     return fewest >= SMALLEST

@@ -325,8 +325,13 @@ def figures(what: str, returned: Mapping[str, float] | None) -> dict[str, float]
     Raises
     ------
     ValueError
-        If one of them is not finite.
+        If they are no mapping, or one of them is not finite.
     """
+    if returned is not None and not isinstance(returned, Mapping):
+        raise ValueError(
+            f"{what} returned a {type(returned).__name__}, must return named figures, such as "
+            '{"top1": 0.5}, or nothing'
+        )
     found = {str(name): float(value) for name, value in (returned or {}).items()}
     for name, value in found.items():
         if not math.isfinite(value):

@@ -75,10 +75,9 @@ class Settings:
         parse(self.distortion)
         if not _is_number(self.blend, Real) or not 0 <= self.blend <= 1:
             raise ValueError(f"blend is {self.blend!r}, must be a fraction between 0 and 1")
-        if self.blend and not self.blendable:
+        if self.blend and self._unblended:
             raise ValueError(
-                f"blend is {self.blend!r}, which is for method 'rdprune', the additive objective, "
-                "single weights by magnitude and distortions that are not negative (no 'loss')"
+                f"blend is {self.blend!r}, but {self._unblended}: leave blend out, or say 0"
             )
         read_recovery(self.recovery)
         try:
@@ -99,10 +98,22 @@ class Settings:
         return bool(self.shapes) or self.criterion != "magnitude"
 
     @property
+    def _unblended(self) -> str:
+        """Why removed energy cannot be mixed in; nothing where it can."""
+        if self.method != METHODS[0]:
+            return f"method is {self.method!r}, which minimises nothing measured"
+        if self.objective != OBJECTIVES[0]:
+            return f"objective is {self.objective!r}, and energy is a sum"
+        if self.shaped:
+            return "shapes or criterion keep other weights than the largest"
+        if parse(self.distortion).needs_labels:
+            return "distortion is 'loss', which may be negative"
+        return ""
+
+    @property
     def blendable(self) -> bool:
         """Whether removed energy can be mixed in: a sum over single weights by magnitude."""
-        ours = self.method == METHODS[0] and self.objective == OBJECTIVES[0]
-        return ours and not self.shaped and not parse(self.distortion).needs_labels
+        return not self._unblended
 
     def target(self, number: int) -> Fraction:
         """Fraction that is kept after a round, exact."""

@@ -399,6 +399,7 @@ def test_iterate_goes_on() -> None:
     """Rounds are tuned and evaluated; a second call with more rounds keeps the first ones."""
     use = ["iterate", *USE, "--amount", "0.3", "--folder", "run", "--levels", "11", "--rewind"]
     use += ["--finetune", "mine:finetune", "--evaluate", "mine:evaluate", "--repair", "batchnorm"]
+    use += ["--blend", "0"]
     first = succeed(*use, "--rounds", "1")["rounds"]
     rounds = succeed(*use, "--rounds", "2")["rounds"]
     assert rounds[0] == first[0]
@@ -407,6 +408,20 @@ def test_iterate_goes_on() -> None:
     shown = CliRunner().invoke(app, [*use, "--rounds", "2"]).stdout
     assert "first tuned" in shown
     assert "51.0 %" in shown
+    assert "distortion: mse, state batchnorm, blend 0" in " ".join(shown.split())
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("option", ["--finetune", "--evaluate"])
+def test_errors_inside_your_functions_keep_their_traceback(option: str) -> None:
+    """Of whatever kind, with the line of your file and whose function it was."""
+    Path("faulty.py").write_text("def train(*_):\n    raise ValueError('bad rate')\n")
+    use = ["prune", *USE, "--sparsity", "0.5", "--folder", "run", "--levels", "5"]
+    found = invoke(*use, option, "faulty:train")
+    assert found.exit_code == 1
+    assert 'faulty.py", line 2, in train' in found.stderr
+    assert "ValueError: bad rate" in found.stderr
+    assert f"rdprune: error: {option} faulty:train failed" in found.stderr
 
 
 @pytest.mark.usefixtures("here")

@@ -123,10 +123,22 @@ def test_noise_has_statistics_of_its_own(classifier, tmp_path):
     assert settings(tmp_path) == ("none", "mse", 0.0)
 
 
+@pytest.mark.parametrize("returned", [0.5, torch.tensor(0.5), "good"])
+def test_figures_have_names(classifier, classes, tmp_path, returned):
+    """A bare number is refused, and said how."""
+    with pytest.raises(ValueError, match=r"evaluate returned a .*must return named figures"):
+        iterate(
+            classifier, classes, folder=tmp_path, rounds=1, amount=0.5, levels=5,
+            evaluate=lambda model: returned, progress=False,
+        )  # fmt: skip
+
+
 def test_small_batches_have_no_statistics(classifier, classes, tmp_path):
     """A rest of one sample in the last batch is no reason to fail."""
     batches = [*classes, tuple(part[:1] for part in classes[0])]
-    with pytest.warns(UserWarning, match="a batch of 1 is too small to measure BatchNorm"):
+    with pytest.warns(
+        UserWarning, match="batch 2 of 3 has 1 samples, too few to measure BatchNorm"
+    ):
         iterate(
             classifier, batches, folder=tmp_path, rounds=1, amount=0.5, levels=5,
             finetune=nothing, progress=False,
@@ -274,7 +286,10 @@ def test_weights_that_are_zero_already_leave_nothing_to_mix(classifier, classes,
 )
 def test_what_has_no_energy_is_refused(classifier, classes, tmp_path, given):
     """A share of energy is for sums over single weights by magnitude."""
-    with pytest.raises(ValueError, match=r"blend is 0\.5, which is for method 'rdprune'"):
+    with pytest.raises(
+        ValueError,
+        match=r"blend is 0\.5, but (method|objective|shapes|distortion) .*leave blend out",
+    ):
         iterate(classifier, classes, folder=tmp_path, blend=0.5, progress=False, **given)
     with pytest.raises(ValueError, match=r"blend is 1\.5, must be a fraction"):
         iterate(classifier, classes, folder=tmp_path, blend=1.5, progress=False)

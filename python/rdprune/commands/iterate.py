@@ -20,7 +20,7 @@ from rdprune.commands.options import (
     example,
     fraction,
 )
-from rdprune.console import check_folders, emit, find_function, load_batches, load_model
+from rdprune.console import check_folders, emit, load_batches, load_model, traced
 
 if TYPE_CHECKING:
     from rdprune.runfolder import Round
@@ -58,17 +58,23 @@ Levels = Annotated[
     str | None, typer.Option(help="As for measure; by default densities of 0.93^i and 0.")
 ]
 Distortion = Annotated[
-    str | None, typer.Option(help="As for measure: mse, nmse, kl, max, ... [by what ships].")
+    str | None,
+    typer.Option(
+        help="As for measure: mse, nmse, kl, max, ... [by what ships: docs/predictors.md]."
+    ),
 ]
 Recovery = Annotated[
     str | None,
     typer.Option(
-        help="State measured: none, batchnorm, bias, least-squares, or by + [by what ships]."
+        help="State measured: none, batchnorm, bias, least-squares, or by + "
+        "[by what ships: docs/predictors.md]."
     ),
 ]
 Blend = Annotated[
     float | None,
-    typer.Option(help="Share of the removed weights' energy, 0 to 1 [by what ships]."),
+    typer.Option(
+        help="Share of the removed weights' energy, 0 to 1 [by what ships: docs/predictors.md]."
+    ),
 ]
 Repair = Annotated[
     str, typer.Option(help="Before fine-tuning: none, batchnorm, bias, least-squares, or by +.")
@@ -201,8 +207,8 @@ def _run(
         options["identity"] = {"finetune": finetune}
     history = rdprune.iterate(
         load_model(model, device), batches, folder=folder,
-        finetune=None if finetune is None else find_function("--finetune", finetune),
-        evaluate=None if evaluate is None else find_function("--evaluate", evaluate),
+        finetune=None if finetune is None else traced("--finetune", finetune),
+        evaluate=None if evaluate is None else traced("--evaluate", evaluate),
         **options,
     )  # fmt: skip
     show_run(json, folder, history)
@@ -210,16 +216,24 @@ def _run(
 
 def show_run(json: str | None, folder: Path, history: Sequence[Round], **more: Any) -> None:
     """Show the rounds of a run and where its weights are; `more` goes into the JSON, first."""
-    from rdprune.runfolder import read_dense
+    from rdprune.runfolder import read_dense, recorded
 
     dense = read_dense(folder / "history.json")
+    settings = recorded(folder) or {}
+    measured = {name: settings.get(name) for name in ("recovery", "distortion")}
+    measured["blend"] = settings.get("blend", 0.0)
     weights = folder / f"round-{len(history):03d}" / "weights.safetensors"
     payload = {
         **more,
         "folder": str(folder),
         "weights": str(weights),
+        "measured": measured,
         "dense": dense,
         "rounds": [asdict(done) for done in history],
     }
-    line = f"pruned weights written to {weights}"
-    emit(json, payload, lambda out: out.print(report.history_table(history, dense), line))
+    said = (
+        f"distortion: {measured['distortion']}, state {measured['recovery']}, blend "
+        f"{measured['blend']:g}; pruned figures: as masked, before any fine-tune"
+    )
+    lines = f"{said}\npruned weights written to {weights}"
+    emit(json, payload, lambda out: out.print(report.history_table(history, dense), lines))
