@@ -432,7 +432,7 @@ def test_an_error_gives_the_model_back(network, batches, finetune, tmp_path, err
 def test_no_gradient_lives_into_the_next_round(network, batches, tmp_path):
     """A fine-tune that never clears its gradients, and freezes layers, goes on the same."""
     again = copy.deepcopy(network)
-    options = {"amount": 0.3, "levels": 11, "progress": False}
+    options = {"amount": 0.3, "levels": 11, "blend": 0, "distortion": "mse", "progress": False}
 
     def train(model, step):
         assert all(parameter.grad is None for parameter in model.parameters())
