@@ -79,49 +79,48 @@ def decided(settings: Settings, case: Case, told: Container[str]) -> Settings:
     Parameters
     ----------
     settings : Settings
+        The paper's where it was not told: ``"none"``, ``"mse"``, 0.
     case : Case
     told : container of str
         Those of `DECIDED` that stay as they are.
     """
-    if all(name in told for name in DECIDED):
-        return settings
+    if "recovery" in told:
+        again = "batchnorm" in read_recovery(settings.recovery)
+    else:
+        again = case.trained or "batchnorm" in read_recovery(settings.repair)
+    if not again or all(name in told for name in DECIDED):
+        return settings  # the paper's, where it is not told
     output, behind = _run(case)
     if "recovery" not in told:
-        again = case.trained or "batchnorm" in read_recovery(settings.repair)
-        state = "batchnorm" if again and behind and _enough(case) else "none"
-        settings = replace(settings, recovery=state)
-    restated = "batchnorm" in read_recovery(settings.recovery)
-    if "distortion" not in told:
-        asked = restated and not case.gradual and case.forward is None
-        logits = asked and _are_logits(output, case.data[0])
+        if not (behind and _enough(case)):
+            return settings
+        settings = replace(settings, recovery="batchnorm")
+    if "distortion" not in told and not case.gradual and case.forward is None:
+        logits = _are_logits(output, case.data[0])
         settings = replace(settings, distortion="nmse" if logits else "mse")
-    if "blend" not in told:
-        once = case.trained and not case.gradual
-        blend = BLEND if once and restated and settings.blendable else 0.0
-        settings = replace(settings, blend=blend)
+    if "blend" not in told and case.trained and not case.gradual and settings.blendable:
+        settings = replace(settings, blend=BLEND)
     return settings
 
 
 def taken_over(
-    settings: Settings, begun: Mapping[str, Any], told: Container[str], *, gradual: bool
+    settings: Settings, case: Case, told: Container[str], begun: Mapping[str, Any]
 ) -> Settings:
     """Return settings with what was not told as a folder's rounds were done.
 
     Parameters
     ----------
-    settings : Settings
+    settings, case, told
+        As for `decided`.
     begun : mapping
-        Those of the folder.
-    told : container of str
-    gradual : bool
-        Whether there will be several rounds with a fine-tune.
+        The folder's settings.
     """
     names = [name for name in ("recovery", "distortion") if name in begun and name not in told]
     settings = replace(settings, **{name: begun[name] for name in names})
     blend = float(begun.get("blend", 0.0))
     if "blend" not in told and blend and settings.blendable:
         settings = replace(settings, blend=blend)
-        if gradual and "distortion" not in told:
+        if case.gradual and "distortion" not in told:
             warnings.warn(
                 f"the run goes on as it was begun, for one round: distortion {settings.distortion}"
                 f", blend {blend:g}; several rounds begun at once go by the plain distortion",

@@ -155,12 +155,12 @@ def iterate(
     check_callable("evaluate", evaluate, "model")
     data = read(batches)
     begun = recorded(folder)
+    noise = isinstance(batches, Noise)
+    case = Case(model, found, data, forward, seed, finetune is not None, rounds, noise)
     if begun is None:
-        noise = isinstance(batches, Noise)
-        case = Case(model, found, data, forward, seed, finetune is not None, rounds, noise)
         settings = decided(settings, case, told)
     else:  # a run goes on as it was begun
-        settings = taken_over(settings, begun, told, gradual=finetune is not None and rounds > 1)
+        settings = taken_over(settings, case, told, begun)
     said = asdict(settings)
     if not settings.blend:
         del said["blend"]

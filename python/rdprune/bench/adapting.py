@@ -42,30 +42,28 @@ def run(network: str, output: Path, *, steps: int, rate: float, test: int) -> di
     """
     from safetensors.torch import save_file
 
-    from rdprune.bench.subject import Protocol, labels_of, one_thread, open_subject
+    from rdprune.bench.subject import Protocol, figures, labels_of, one_thread, open_subject
     from rdprune.bench.subject import run as outputs
     from rdprune.progress import progress_bar
 
     if output.exists():
         raise ValueError(f"--output {output} is there already: remove it, or name another file")
     subject = open_subject(network, 1, test)
-    labels = labels_of(subject.test)
     with one_thread(), progress_bar(steps, True) as meter:
         model = subject.tuned(
             subject.model, Protocol(steps=steps, rate=rate), 0, dense=True,
             each=lambda: meter.advance(network),
         )  # fmt: skip
-        top1 = [
-            float((outputs(one, subject.test).argmax(1) == labels).double().mean())
-            for one in (subject.model, model)
-        ]
+        dense, adapted = (outputs(one, subject.test) for one in (subject.model, model))
     if not all(value.isfinite().all() for value in model.state_dict().values()):
         raise ValueError(f"--rate {rate:g}: training diverged; a lower one may help")
     with atomic_write(output) as temporary:
         save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary)
+    labels = labels_of(subject.test)
+    before, after = (figures(dense, logits, labels)["top1"] for logits in (dense, adapted))
     return {
         "network": network, "output": str(output), "steps": steps, "rate": rate, "test": test,
-        "before": top1[0], "after": top1[1],
+        "before": before, "after": after,
     }  # fmt: skip
 
 

@@ -17,7 +17,6 @@ from rdprune.console import check_folders, emit
 from rdprune_core.files import atomic_write
 
 METHODS: Final = ("rdprune", "lamp", "global_magnitude")
-BLENDED: Final = {"distortion": "nmse"}
 LEVELS: Final = 20
 SPARSEST: Final = 0.8**18
 
@@ -107,14 +106,14 @@ def run(
     _check_same(folder / "settings.json", {**settings, "tested": tested, "seed": seed})
     figures = folder / "top1.json"
     levels = falling_levels(LEVELS, SPARSEST)
+    variants = {"blended": ("rdprune", "nmse", BLEND)}
     whole = _once(figures, "dense", lambda: judge(dense())["top1"])
     for number in range(1, recipe.rounds + 1):
         for method in methods:
+            ours, distortion, blend = variants.get(method, (method, None, 0.0))
             done = recipes.run(
-                recipes.changed(recipe, rounds=number, **BLENDED if method == "blended" else {}),
-                source, folder / method, weights=weights,
-                method="rdprune" if method == "blended" else method, levels=levels,
-                blend=BLEND if method == "blended" else 0.0,
+                recipes.changed(recipe, rounds=number, distortion=distortion), source,
+                folder / method, weights=weights, method=ours, blend=blend, levels=levels,
                 tested=tested, seed=seed, progress=False,
             )[-1]  # fmt: skip
             tell(
