@@ -50,17 +50,19 @@ def test_correlations(network, batches, monkeypatch, tmp_path):
     assert "joint / true" in CliRunner().invoke(app, arguments).stdout
 
 
-def test_ablation(network, batches, monkeypatch):
-    """One setting changes at a time, and the unchanged one has the same figures everywhere."""
-    seen = []
+def test_ablation(network, batches, monkeypatch, tmp_path):
+    """One setting changes at a time, the unchanged one is run once, and a run goes on."""
+    measured, really = [], rdprune.measure
 
-    def load(_network, images, _test):
-        seen.append(images)
-        return network, batches, batches
+    def measure(*arguments, **settings):
+        measured.append((settings["levels"], settings["responses"]))
+        return really(*arguments, **settings)
 
-    monkeypatch.setattr(ablation, "load", load)
+    monkeypatch.setattr(ablation, "load", lambda *_: (network, batches, batches))
     monkeypatch.setattr(ablation, "VALUES", {"levels": (5, 24), "radius": (1, 2)})
-    arguments = ["bench", "ablation", "--sparsity", "0.5", "--rounds", "1"]
+    monkeypatch.setattr(ablation.rdprune, "measure", measure)
+    arguments = ["bench", "ablation", "--folder", str(tmp_path), "--sparsity", "0.5"]
+    arguments += ["--rounds", "1"]
     result = CliRunner().invoke(app, [*arguments, "--json", "-"])
     assert result.exit_code == 0, result.stderr
     rows = json.loads(result.stdout)["rows"]
@@ -69,9 +71,10 @@ def test_ablation(network, batches, monkeypatch):
     ]  # fmt: skip
     same = [{k: v for k, v in rows[i].items() if k not in ("setting", "value")} for i in (1, 3)]
     assert same[0] == same[1]
-    assert seen == [128] * 3
+    assert measured == [(5, 256), (24, 256), (24, 256)]  # radius 1 finds its rows in the store
     assert rows[0]["measuring"] == 1 + 3 * 4
     shown = CliRunner().invoke(app, [*arguments, "--setting", "radius"])
     assert "samples run" in shown.stdout
+    assert len(measured) == 3
     with pytest.raises(ValueError, match="unknown setting 'depth'; there are levels, radius"):
-        ablation.run(["x"], sparsities=[0.5], settings=["depth"], rounds=1, test=1, recovery="none")
+        ablation.run(ablation.Plan(settings=("depth",)), tmp_path, print)

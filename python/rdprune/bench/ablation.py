@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -11,9 +13,11 @@ from torch import nn
 
 import rdprune
 from rdprune import report
+from rdprune.bench.ledger import Ledger
 from rdprune.bench.recovery import load
 from rdprune.bench.search import distortion_of
-from rdprune_core import Allocation, allocate
+from rdprune.layers import prunable, signature
+from rdprune_core import Allocation, RDTable, allocate
 
 #: What is tried of each setting, the others being as in `BASE`.
 VALUES = {
@@ -63,66 +67,118 @@ class Row:
     samples: int
 
 
-def run(
-    networks: Sequence[str],
-    *,
-    sparsities: Sequence[float],
-    settings: Sequence[str],
-    rounds: int,
-    test: int,
-    recovery: str,
-) -> list[Row]:
-    """Change one setting at a time; the unchanged one is run once for all."""
-    unknown = [name for name in settings if name not in VALUES]
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is run.
+
+    Attributes
+    ----------
+    networks, settings : tuple of str
+    sparsities : tuple of float
+    rounds : int
+        Of refining.
+    test : int
+        Test pictures.
+    recovery : str
+        "none" or "batchnorm".
+    """
+
+    networks: tuple[str, ...] = ("mnist",)
+    settings: tuple[str, ...] = tuple(VALUES)
+    sparsities: tuple[float, ...] = (0.9,)
+    rounds: int = 3
+    test: int = 1000
+    recovery: str = "batchnorm"
+
+
+def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> list[Row]:
+    """Change one setting at a time; the unchanged one is run once for all.
+
+    Parameters
+    ----------
+    plan : Plan
+    folder : pathlib.Path
+        Run folder: a run that was stopped goes on.
+    say : callable
+        Told what is being done.
+
+    Raises
+    ------
+    ValueError
+        If a network or setting is unknown.
+    """
+    unknown = [name for name in plan.settings if name not in VALUES]
     if unknown:
         raise ValueError(f"unknown setting {unknown[0]!r}; there are {', '.join(VALUES)}")
     rows = []
-    for network in networks:
-        known: dict[Settings, list[Row]] = {}
-        for setting in settings:
-            for value in VALUES[setting]:
-                chosen = replace(Settings(), **{setting: value})
-                if chosen not in known:
-                    known[chosen] = _rows(network, chosen, sparsities, rounds, test, recovery)
-                rows += [replace(row, setting=setting, value=value) for row in known[chosen]]
+    with Ledger(folder) as ledger:
+        for network in plan.networks:
+            for setting in plan.settings:
+                for value in VALUES[setting]:
+                    say(f"{network}: {setting} {value}")
+                    chosen = replace(Settings(), **{setting: value})
+                    case = _Case(plan, network, chosen, folder)
+                    for sparsity in plan.sparsities:
+                        row = ledger.once(case.key(sparsity), partial(case.row, sparsity))
+                        rows.append(Row(network, setting, value, sparsity, **row))
     return rows
 
 
-def _rows(
-    network: str,
-    chosen: Settings,
-    sparsities: Sequence[float],
-    rounds: int,
-    test: int,
-    recovery: str,
-) -> list[Row]:
-    model, calibration, heldout = load(network, chosen.images, test)
-    table = rdprune.measure(
-        model, calibration, levels=chosen.levels, responses=chosen.m, recovery=recovery
-    )
-    measuring = 1 + len(table.names) * (chosen.levels - 1)
-    rows = []
-    for sparsity in sparsities:
-        joint = allocate(table, sparsity=sparsity, objective="joint")
-        refined = rdprune.refine(
-            model, calibration, table, sparsity=sparsity, rounds=rounds, radius=chosen.radius
-        )
-        additive = allocate(table, sparsity=sparsity)
-        rows.append(
-            Row(
-                network,
-                "",
-                0,
-                sparsity,
-                _true(model, heldout, additive, recovery),
-                _true(model, heldout, joint, recovery),
-                _true(model, heldout, refined.allocation, recovery),
-                measuring,
-                refined.passes,
-                chosen.images * (measuring + refined.passes),
+class _Case:
+    """One network and its table, measured once a row is asked of it."""
+
+    def __init__(self, plan: Plan, network: str, chosen: Settings, folder: Path) -> None:
+        self._plan, self._network, self._chosen, self._folder = plan, network, chosen, folder
+        self._model, self._calibration, self._heldout = load(network, chosen.images, plan.test)
+        self._table: RDTable | None = None
+
+    def key(self, sparsity: float) -> dict[str, Any]:
+        """Return what a row depends on."""
+        return {
+            "kind": "ablation",
+            "network": self._network,
+            "weights": signature(self._model),
+            **asdict(self._chosen),
+            "sparsity": sparsity,
+            "rounds": self._plan.rounds,
+            "test": self._plan.test,
+            "recovery": self._plan.recovery,
+        }
+
+    def row(self, sparsity: float) -> dict[str, Any]:
+        """Return distortions and passes of a row, by their names."""
+        model, data, recovery = self._model, self._calibration, self._plan.recovery
+        chosen = self._chosen
+        if self._table is None:
+            self._table = rdprune.measure(
+                model,
+                data,
+                levels=chosen.levels,
+                responses=chosen.m,
+                recovery=recovery,
+                store=self._folder,
             )
+        refined = rdprune.refine(
+            model,
+            data,
+            self._table,
+            sparsity=sparsity,
+            rounds=self._plan.rounds,
+            radius=chosen.radius,
+            store=self._folder,
         )
-    return rows
+        found = {
+            "additive": allocate(self._table, sparsity=sparsity),
+            "joint": allocate(self._table, sparsity=sparsity, objective="joint"),
+            "refined": refined.allocation,
+        }
+        measuring = 1 + len(prunable(model)) * (chosen.levels - 1)
+        return {
+            **{name: _true(model, self._heldout, one, recovery) for name, one in found.items()},
+            "measuring": measuring,
+            "refining": refined.passes,
+            "samples": chosen.images * (measuring + refined.passes),
+        }
 
 
 def _true(model: nn.Module, data: Any, found: Allocation, recovery: str) -> float:

@@ -9,7 +9,7 @@ import typer
 
 from rdprune.bench import experiments
 from rdprune.bench.adapting import adapt
-from rdprune.bench.experiments import Networks, Tested
+from rdprune.bench.experiments import Networks, State, Tested
 from rdprune.bench.iterative import iterative
 from rdprune.bench.ranks import ranks
 from rdprune.bench.shaped import shapes
@@ -19,7 +19,6 @@ from rdprune.console import check_folders, console, emit
 Network = Annotated[
     str, typer.Option(help="mnist; or, with RDPRUNE_DATA, resnet20, resnet32, resnet56.")
 ]
-State = Annotated[str, typer.Option("--recovery", help="State of the network: none or batchnorm.")]
 Picture = Annotated[Path | None, typer.Option(help="Picture to write, .png.")]
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -45,6 +44,10 @@ app.command(
     "--output data/resnet56_cifar10_jpeg.safetensors"
 )(adapt)
 
+app.command(
+    epilog="\b\nExample:\n  rdprune bench ablation --folder run --network mnist --sparsity 0.9\n"
+    "  rdprune bench ablation --folder run --network resnet20 --setting radius --setting levels"
+)(experiments.ablation)
 app.command(epilog="\b\nExample:\n  rdprune bench sentences --folder run --sparsity 0.5")(
     experiments.sentences
 )
@@ -330,38 +333,3 @@ def correlations(
         for state in states
     ]
     emit(json, {"states": rows}, lambda out: out.print(bench.show(states)))
-
-
-@app.command(
-    epilog="\b\nExample:\n  rdprune bench ablation --network mnist --sparsity 0.9\n"
-    "  rdprune bench ablation --network resnet20 --setting radius --setting levels"
-)
-def ablation(
-    network: Networks = None,
-    sparsity: Annotated[
-        list[float] | None, typer.Option(help="Fraction to remove; repeatable [0.9].")
-    ] = None,
-    setting: Annotated[
-        list[str] | None,
-        typer.Option(help="m, images, levels or radius; repeatable [all]."),
-    ] = None,
-    rounds: Annotated[int, typer.Option(min=0, help="Of refining.")] = 3,
-    test: Tested = 1000,
-    state: State = "batchnorm",
-    json: Json = None,
-) -> None:
-    """Vary responses, calibration pictures, levels and radius, one at a time."""
-    from dataclasses import asdict
-
-    from rdprune.bench import ablation as bench
-
-    check_folders(json)
-    rows = bench.run(
-        network or ["mnist"],
-        sparsities=sparsity or [0.9],
-        settings=setting or list(bench.VALUES),
-        rounds=rounds,
-        test=test,
-        recovery=state,
-    )
-    emit(json, {"rows": [asdict(row) for row in rows]}, lambda out: out.print(bench.show(rows)))

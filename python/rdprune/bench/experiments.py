@@ -26,6 +26,7 @@ Sparsities = Annotated[
 ]
 Steps = Annotated[int, typer.Option(min=1, help="Steps of the fine-tune.")]
 Rate = Annotated[float, typer.Option(min=0, help="Its learning rate.")]
+State = Annotated[str, typer.Option("--recovery", help="State of the network: none or batchnorm.")]
 Images = Annotated[int, typer.Option(min=1, help="Calibration pictures.")]
 Tested = Annotated[int, typer.Option(min=1, help="Test pictures.")]
 Reading = Annotated[bool, typer.Option("--show", help="Run nothing: show what the folder holds.")]
@@ -145,6 +146,39 @@ def sentences(
     )
     rows = bench.collect(plan, folder, _say)
     emit(json, report.finite({"rows": rows}), lambda out: out.print(*bench.show(rows)))
+
+
+def ablation(
+    folder: Folder,
+    network: Networks = None,
+    sparsity: Annotated[
+        list[float] | None, typer.Option(help="Fraction to remove; repeatable [0.9].")
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(help="m, images, levels or radius; repeatable [all]."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=0, help="Of refining.")] = 3,
+    test: Tested = 1000,
+    state: State = "batchnorm",
+    json: Json = None,
+) -> None:
+    """Vary responses, calibration pictures, levels and radius, one at a time."""
+    from dataclasses import asdict
+
+    from rdprune.bench import ablation as bench
+
+    check_folders(json)
+    plan = bench.Plan(
+        networks=tuple(network or ["mnist"]),
+        sparsities=tuple(sparsity or [0.9]),
+        settings=tuple(setting or bench.VALUES),
+        rounds=rounds,
+        test=test,
+        recovery=state,
+    )
+    rows = bench.run(plan, folder, _say)
+    emit(json, {"rows": [asdict(row) for row in rows]}, lambda out: out.print(bench.show(rows)))
 
 
 def _check_found(rows: list[dict[str, Any]], folder: Path) -> None:
