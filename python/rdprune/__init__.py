@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from rdprune.masking import strip_ as strip_
     from rdprune.measuring import measure as measure
     from rdprune.noise import gaussian as gaussian
-    from rdprune.recovery import repair_ as repair_
     from rdprune.refining import refine as refine
     from rdprune.removal import Removal as Removal
     from rdprune.removal import RemovalError as RemovalError
     from rdprune.removal import remove_channels as remove_channels
+    from rdprune.repairing import repair_ as repair_
     from rdprune.resampling import Bootstrap as Bootstrap
     from rdprune.resampling import bootstrap as bootstrap
     from rdprune.resampling import reduce as reduce
@@ -88,7 +88,7 @@ _HOMES = {
     "Step": "rounds",
     "read_history": "runfolder",
     "refine": "refining",
-    "repair_": "recovery",
+    "repair_": "repairing",
     "save_masks": "masking",
     "search": "searching",
     "strip_": "masking",

@@ -19,8 +19,9 @@ from rdprune.distortion import Reference
 from rdprune.magnitude import magnitude_order, order_mask, saved_weights, write_masked
 from rdprune.masking import expected_kept
 from rdprune.progress import progress_bar
-from rdprune.recovery import NotFiniteError, batchnorms, fits, repair_, unmasked_copy
+from rdprune.recovery import NotFiniteError, batchnorms, fits
 from rdprune.refining import refine
+from rdprune.repairing import repair_, unmasked_copy
 from rdprune.searching import search
 from rdprune.trial import table_layers
 from rdprune_core import Allocation, RDTable, allocate, predictions

@@ -22,7 +22,8 @@ from rdprune.levels import read_levels
 from rdprune.menu import LABELLED, menu
 from rdprune.prefix import FEWEST, FEWEST_SETTLING, MEMORY, Prefix
 from rdprune.ranks import found_ranks
-from rdprune.recovery import Writer, recovered, spelled
+from rdprune.recovery import recovered, spelled, warn_of_few
+from rdprune.repairing import Writer
 from rdprune.scoring import Score, digest, scores
 from rdprune.stacking import Stacker
 from rdprune.store import Store, go_on
@@ -148,6 +149,8 @@ def measure(
 
     Warns
     -----
+    UserWarning
+        If a batch is too small for the statistics of a `recovery` of BatchNorm.
     RuntimeWarning
         If prefix reuse cannot be exact on this model, so that whole passes are run instead.
     """
@@ -172,6 +175,7 @@ def measure(
             )
         _check_within(within, found, is_auto(levels))
         choices = menu(found, chosen, shapes, weighed, within)
+        warn_of_few(model, recovery, data)
         stack.enter_context(recovered(model, recovery))
         stack.enter_context(preserved(model))
         runner = Runner(model, data, forward, seed)

@@ -23,17 +23,15 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from rdprune.aside import labels, samples
+from rdprune.aside import labels
 from rdprune.batches import Forward, Runner, preserved
 from rdprune.layers import Prunable
-from rdprune.recovery import batchnorms, read_recovery
+from rdprune.recovery import FEWEST, batchnorms, read_recovery, too_few
 from rdprune.settings import Settings
 
 DECIDED: Final = ("recovery", "distortion", "blend")
 BLEND: Final = 0.5
 """Share of the removed energy for a network that will be fine-tuned."""
-SMALLEST: Final = 4
-"""Samples in a batch: fewer have no statistics to speak of."""
 CLASSES: Final = 3
 """Fewest: two standardised logits are a sign."""
 ABOVE_CHANCE: Final = 3.0
@@ -158,17 +156,14 @@ def _enough(case: Case) -> bool:
     """Whether every batch has statistics of its own; else it is said."""
     if case.noise:
         return False
-    sizes = [samples(batch) for batch in case.data]
-    known = [size for size in sizes if size is not None]
-    fewest = min(known, default=SMALLEST)
-    if fewest < SMALLEST:
+    problem = too_few(case.data)
+    if problem:
         warnings.warn(
-            f"batch {sizes.index(fewest)} of {len(sizes)} has {fewest} samples, too few to measure "
-            "BatchNorm on its statistics: all are measured as they are, by mean squares, without "
-            f"blend; leave out batches of fewer than {SMALLEST} (drop_last=True), or say recovery=",
+            f"{problem}: all are measured as they are, by mean squares, without blend; leave out "
+            f"batches of fewer than {FEWEST} (drop_last=True), or say recovery=",
             stacklevel=4,
         )
-    return fewest >= SMALLEST
+    return problem is None
 
 
 def _are_logits(output: Tensor, batch: Any) -> bool:

@@ -232,19 +232,22 @@ def recipes_table(recipes: Iterable[Recipe]) -> Table:
 def history_table(rounds: Iterable[Round], dense: Mapping[str, float] | None = None) -> Table:
     """Return one row a round of iterative pruning, the dense model first if its figures are known.
 
-    Columns have what evaluate returned, before and after the fine-tune, and what that returned.
+    Columns have what evaluate returned, before and after a fine-tune, and what that returned.
     """
     rounds, dense = list(rounds), dense or {}
     figures = sorted({name for done in rounds for name in (*done.pruned, *done.tuned)})
     told = sorted({name for done in rounds for name in done.finetune})
-    heads = [f"{name} {when}" for name in figures for when in ("pruned", "tuned")]
+    tuned = any(done.tuned != done.pruned or done.finetune for done in rounds)
+    stages = ("pruned", "tuned") if tuned else ("pruned",)
+    heads = [f"{name} {when}" for name in figures for when in stages]
     heads += [f"{name}, training" for name in told]
     grid = new_grid("round", "target", "sparsity", "weights", "predicted", "distortion", *heads)
     if dense:
         cells = ("dense", "", "", f"{rounds[0].dense:,}" if rounds else "", "", "")
-        grid.add_row(*cells, *(number(dense.get(n)) for n in figures for _ in ("pruned", "tuned")))
+        grid.add_row(*cells, *(number(dense.get(n)) for n in figures for _ in stages))
     for done in rounds:
-        values = [kind.get(name) for name in figures for kind in (done.pruned, done.tuned)]
+        kinds = (done.pruned, done.tuned)[: len(stages)]
+        values = [kind.get(name) for name in figures for kind in kinds]
         values += [done.finetune.get(name) for name in told]
         grid.add_row(
             str(done.number),

@@ -22,7 +22,7 @@ from rdprune.levels import falling_levels
 from rdprune.magnitude import kept_count, level_label, magnitude_order, order_mask
 from rdprune.masking import apply_, layer_masks, load_masks, save_masks, strip_
 from rdprune.measuring import measure
-from rdprune.recovery import repair_
+from rdprune.repairing import repair_
 from rdprune.runfolder import Round, RunFolder
 from rdprune.scoring import scores
 from rdprune.settings import Settings
@@ -125,7 +125,8 @@ class Worker:
         self._relayout()
         self._check_finite(number)
         verify_sparsity_(self._model, nested)
-        tuned = figures("evaluate", evaluate(self._model) if evaluate else None)
+        again = evaluate if finetune else None
+        tuned = figures("evaluate", again(self._model)) if again else dict(pruned)
         save_weights(folder / "weights.safetensors", self._model)
         cost = self._settings.cost
         self._run.finish(

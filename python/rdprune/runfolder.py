@@ -41,7 +41,8 @@ class Round:
         Distortion of the pruned network's output, before fine-tuning, against that of the round's
         start.
     pruned, tuned : dict of str to float
-        What `evaluate` returned after pruning (and repair), and after fine-tuning.
+        What `evaluate` returned after pruning (and repair), and after fine-tuning; the same
+        without.
     finetune : dict of str to float
         What the fine-tuning callable returned.
     seconds : float
@@ -69,6 +70,8 @@ class RunFolder:
 
     Attributes
     ----------
+    settings : dict of str to JSON values
+        What the run depends on; empty until there are rounds, or `settle` was told.
     rounds : list of Round
         Those that are done.
     dense : dict of str to float
@@ -77,47 +80,57 @@ class RunFolder:
     Parameters
     ----------
     path : path-like
-        Made if absent.
-    settings : mapping of str to JSON values
-        What the run depends on. A folder with rounds that were done with others is refused.
+        Need not be there; nothing is written before `settle`.
 
     Raises
     ------
+    NotADirectoryError
+        If it is a file.
     ValueError
-        If the folder belongs to a run with other settings; names the first that differs. Or if it
-        has rounds but no history.
+        If it has rounds but no history.
     FileFormatError
         If the history is damaged or of another kind.
     """
 
-    def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self.path.mkdir(parents=True, exist_ok=True)
-        remove_left_over(self.path)
-        self._settings = json.loads(json.dumps(settings, allow_nan=False))
+        if self.path.is_file():
+            raise NotADirectoryError(f"the run folder {str(path)!r} is a file, must be a folder")
+        self.settings: dict[str, Any] = {}
         self.rounds: list[Round] = []
         self.dense: dict[str, float] = {}
         file = self.path / "history.json"
-        found: dict[str, Any] = {}
         if file.exists():
-            found, self.dense, self.rounds = _read(file)
+            settings, self.dense, self.rounds = _read(file)
+            self.settings = settings if self.rounds else {}
         elif lost := sorted(self.path.glob("round-*")):
             raise ValueError(
                 f"{self.path} holds {lost[0].name} of a run but no history.json: restore that, or "
                 "take another folder"
             )
+
+    def settle(self, settings: Mapping[str, Any]) -> None:
+        """Begin a run with these settings, or see that the one that was begun has the same.
+
+        Raises
+        ------
+        ValueError
+            If it has others; names the first that differs.
+        """
+        wanted = json.loads(json.dumps(settings, allow_nan=False))
+        if self.rounds:
+            ours, theirs = _flat(wanted), _flat(self.settings)
+            for name in sorted({*ours, *theirs}):
+                if ours.get(name) != theirs.get(name):
+                    raise ValueError(
+                        f"{self.path} holds a run with {name} {_short(theirs.get(name))}, this one "
+                        f"has {_short(ours.get(name))}: take another folder"
+                    )
+        self.path.mkdir(parents=True, exist_ok=True)
+        remove_left_over(self.path)
+        self.settings = wanted
         if not self.rounds:
             self._write()
-            return
-        for name in sorted({*found, *self._settings}):
-            ours, theirs = self._settings.get(name), found.get(name)
-            if ours != theirs:
-                if isinstance(ours, dict) and isinstance(theirs, dict):
-                    ours, theirs = _without(ours, theirs), _without(theirs, ours)
-                raise ValueError(
-                    f"{self.path} holds a run with {name} {_short(theirs)}, this one has "
-                    f"{_short(ours)}: take another folder"
-                )
 
     def round(self, number: int) -> Path:
         """Return the folder of a round, made if absent."""
@@ -139,7 +152,7 @@ class RunFolder:
         payload = {
             "format": FORMAT,
             "version": VERSION,
-            "settings": self._settings,
+            "settings": self.settings,
             "dense": self.dense,
             "rounds": [asdict(done) for done in self.rounds],
         }
@@ -158,30 +171,6 @@ def read_history(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Rou
     """
     settings, _, rounds = _read(path)
     return settings, rounds
-
-
-def recorded(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Return the settings that a folder with rounds was begun with; None without rounds.
-
-    Raises
-    ------
-    FileFormatError
-        If the history is damaged or of another kind.
-    """
-    file = Path(folder) / "history.json"
-    settings, rounds = read_history(file) if file.exists() else ({}, [])
-    return settings if rounds else None
-
-
-def read_dense(path: str | os.PathLike[str]) -> dict[str, float]:
-    """Read the figures of the dense model of a ``history.json``; none in older ones.
-
-    Raises
-    ------
-    FileFormatError
-        If the file is damaged or of another kind.
-    """
-    return _read(path)[1]
 
 
 def _read(
@@ -215,13 +204,15 @@ def digest(values: Mapping[str, Tensor] | Iterable[Any]) -> str:
     return found.hexdigest()
 
 
-def _without(entries: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
-    """Leave out the entries that others have too."""
-    return {k: v for k, v in entries.items() if k not in others or others[k] != v}
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings and the entries of an identity, each by its own name where that is free."""
+    plain = dict(settings)
+    told = plain.pop("identity", {})
+    return plain | {f"identity {n}" if n in plain else n: value for n, value in told.items()}
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value)
+    text = "none" if value is None else json.dumps(value)
     if len(text) <= 40:
         return text
     return f'{text[:36]}..."' if isinstance(value, str) else f"{text[:37]}..."

@@ -17,8 +17,8 @@ from rdprune.rounds import Evaluate as Evaluate
 from rdprune.rounds import Finetune as Finetune
 from rdprune.rounds import Step as Step
 from rdprune.rounds import Worker, figures
-from rdprune.runfolder import Round, RunFolder, digest, recorded
-from rdprune.settings import Settings, check_callable, plain_levels
+from rdprune.runfolder import Round, RunFolder, digest
+from rdprune.settings import Settings, amount_of, check_callable, plain_levels
 
 
 def iterate(
@@ -27,7 +27,8 @@ def iterate(
     *,
     folder: str | os.PathLike[str],
     rounds: int = 20,
-    amount: float = 0.2,
+    amount: float | None = None,
+    sparsity: float | None = None,
     finetune: Finetune | None = None,
     evaluate: Evaluate | None = None,
     method: str = "rdprune",
@@ -72,7 +73,9 @@ def iterate(
         Number of rounds, at least 1. May be larger than when the folder was begun, which then goes
         on as one round would: better say the last one from the start.
     amount : float
-        Fraction of the remaining cost that a round removes, in (0, 1).
+        Fraction of the remaining cost that a round removes, in (0, 1); by default 0.2.
+    sparsity : float, optional
+        In place of `amount`: fraction of the cost that is removed after the last round.
     finetune : callable, optional
         ``finetune(model, step)`` trains the model, masked by `torch.nn.utils.prune`, in place.
     evaluate : callable, optional
@@ -141,10 +144,10 @@ def iterate(
     asked = {"recovery": recovery, "distortion": distortion, "blend": blend}
     told = {name for name, value in asked.items() if value is not None}
     settings = Settings(
-        amount=amount, method=method, cost=cost, objective=objective, levels=plain_levels(levels),
-        repair=repair, rewind=rewind, ignore=_tuple(ignore),
-        layers=None if layers is None else _tuple(layers), seed=seed, shapes=_tuple(shapes),
-        criterion=criterion, blend=0.0 if blend is None else blend,
+        amount=amount_of(amount, sparsity, rounds), method=method, cost=cost,
+        objective=objective, levels=plain_levels(levels), repair=repair, rewind=rewind,
+        ignore=_tuple(ignore), layers=None if layers is None else _tuple(layers), seed=seed,
+        shapes=_tuple(shapes), criterion=criterion, blend=0.0 if blend is None else blend,
         distortion="mse" if distortion is None else distortion,
         recovery="none" if recovery is None else recovery,
     )  # fmt: skip
@@ -154,20 +157,20 @@ def iterate(
     check_callable("finetune", finetune, "model, step")
     check_callable("evaluate", evaluate, "model")
     data = read(batches)
-    begun = recorded(folder)
+    run = RunFolder(folder)
     noise = isinstance(batches, Noise)
     case = Case(model, found, data, forward, seed, finetune is not None, rounds, noise)
-    if begun is None:
+    if run.rounds:  # it goes on as it was begun
+        settings = taken_over(settings, case, told, run.settings)
+    else:
         settings = decided(settings, case, told)
-    else:  # a run goes on as it was begun
-        settings = taken_over(settings, case, told, begun)
     said = asdict(settings)
     if not settings.blend:
         del said["blend"]
     if not settings.shaped:  # as in folders that are older than these settings
         del said["shapes"], said["criterion"]
     said |= {"model": digest(model.state_dict()), "batches": digest(data)}
-    run = RunFolder(folder, said if identity is None else {**said, "identity": dict(identity)})
+    run.settle(said if identity is None else {**said, "identity": dict(identity)})
     worker = Worker(model, found, data, run, settings, forward, progress)
     try:
         if evaluate is not None and not run.rounds and not run.dense:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Final
 
 from torch import nn
 
@@ -27,6 +27,9 @@ METHODS = ("rdprune", *ALLOCATORS)
 COSTS = ("params", "macs")
 
 Levels = int | str | Sequence[float] | None
+
+AMOUNT: Final = 0.2
+"""Fraction of what is left that a round removes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +130,7 @@ class Settings:
         ValueError
             Names the argument, or the layer.
         """
-        if not _is_number(rounds, Integral) or rounds < 1:
-            raise ValueError(f"rounds is {rounds!r}, must be an integer of at least 1")
+        check_rounds(rounds)
         if not layers:
             raise ValueError("model has no layer to prune: no weight is left")
         for name, layer in layers.items():
@@ -164,6 +166,38 @@ def plain_levels(levels: Levels) -> int | str | tuple[float, ...] | None:
     if isinstance(levels, Integral):
         return int(levels)
     return tuple(read_levels(levels))
+
+
+def amount_of(amount: float | None, sparsity: float | None, rounds: int) -> float:
+    """Return the fraction that a round removes: as given, or such that the last one reaches it.
+
+    Raises
+    ------
+    ValueError
+        If both are given, or `sparsity` or `rounds` is out of range.
+    """
+    if sparsity is None:
+        return AMOUNT if amount is None else amount
+    if amount is not None:
+        raise ValueError(f"amount is {amount!r} and sparsity {sparsity!r}: give one of them")
+    if not _is_number(sparsity, Real) or not 0 < sparsity < 1:
+        raise ValueError(
+            f"sparsity is {sparsity!r}, must be a fraction between 0 and 1, such as 0.8"
+        )
+    check_rounds(rounds)
+    if rounds == 1:
+        return sparsity
+    found = float(1 - (1 - sparsity) ** (1 / rounds))
+    kept = 1 - Fraction(repr(float(sparsity)))
+    while (1 - Fraction(repr(found))) ** rounds < kept:  # not a weight fewer than was asked for
+        found = math.nextafter(found, 0)
+    return found
+
+
+def check_rounds(rounds: int) -> None:
+    """Refuse what is no number of rounds."""
+    if not _is_number(rounds, Integral) or rounds < 1:
+        raise ValueError(f"rounds is {rounds!r}, must be an integer of at least 1")
 
 
 def check_callable(what: str, function: Callable[..., Any] | None, arguments: str) -> None:

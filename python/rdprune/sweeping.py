@@ -24,8 +24,8 @@ from rdprune.options import Masks, Option, magnitude_masks
 from rdprune.prefix import FEWEST, DivergedError, Prefix
 from rdprune.progress import Meter, progress_bar
 from rdprune.ranks import Ranks
-from rdprune.recovery import Write
 from rdprune.refitting import FitCost
+from rdprune.repairing import Write
 from rdprune.stacking import Stacker
 from rdprune.store import Shelf, Store, run_signature
 from rdprune.tabling import Findings

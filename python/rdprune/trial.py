@@ -23,8 +23,9 @@ from rdprune.magnitude import magnitude_order, order_mask, saved_weights, write_
 from rdprune.options import MASK, Option, magnitude_key
 from rdprune.prefix import Prefix
 from rdprune.probing import RemovedSums, backward_cost, first_order_about, gradients_tell
-from rdprune.recovery import Write, Writer, fits, recovered, unmasked_copy
+from rdprune.recovery import fits, recovered
 from rdprune.refitting import FitCost
+from rdprune.repairing import Write, Writer, unmasked_copy
 from rdprune.store import Shelf, Store
 from rdprune.sweeping import Sweep, open_shelf, sign
 from rdprune_core import RDTable

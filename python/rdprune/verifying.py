@@ -19,7 +19,8 @@ from rdprune.distortion import Reference
 from rdprune.layers import Prunable, named_layers, signature
 from rdprune.magnitude import saved_weights, write_masked
 from rdprune.masking import expected_kept, layer_masks
-from rdprune.recovery import fits, recovered, refitted, repair_, spelled, unmasked_copy
+from rdprune.recovery import fits, recovered, spelled
+from rdprune.repairing import refitted, repair_, unmasked_copy
 from rdprune_core import Allocation, RDTable, predictions
 
 

@@ -14,7 +14,7 @@ def test_rounds_of_all_methods_and_resuming(tmp_path, monkeypatch):
     """Every method does every round on the same schedule; asked again nothing is trained."""
     use = [
         "bench", "iterative", "--folder", str(tmp_path / "run"), "--data", "fake:8", "--steps", "1",
-        "--batch", "4", "--samples", "2", "--tested", "8", "--json", str(tmp_path / "rows.json"),
+        "--batch", "4", "--samples", "4", "--tested", "8", "--json", str(tmp_path / "rows.json"),
     ]  # fmt: skip
     done = CliRunner().invoke(app, [*use, "--rounds", "2"])
     assert done.exit_code == 0, done.stderr
@@ -32,7 +32,7 @@ def test_rounds_of_all_methods_and_resuming(tmp_path, monkeypatch):
     monkeypatch.setattr(recipes.Finetune, "__call__", refuse)
     other = CliRunner().invoke(app, [*use, "--rounds", "2", "--samples", "3"])
     assert other.exit_code == 2
-    assert "holds a run with calibration 2, this one has 3" in other.stderr
+    assert "holds a run with calibration 4, this one has 3" in other.stderr
     monkeypatch.undo()
     blended = CliRunner().invoke(app, [*use, "--rounds", "2", "--method", "blended"])
     assert blended.exit_code == 0, blended.stderr

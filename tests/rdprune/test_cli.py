@@ -392,6 +392,10 @@ def test_prune_in_one_shot() -> None:
         assert (
             sum(int(weights[w].count_nonzero()) for w in ("0.weight", "3.weight")) == done["kept"]
         )
+    use += ["--data", "mine:batches", "--evaluate", "mine:evaluate", "--folder", "c"]
+    shown = CliRunner().invoke(app, use).stdout
+    assert "first pruned" in shown
+    assert "tuned" not in shown.split("distortion:")[0]
 
 
 @pytest.mark.usefixtures("here")
@@ -407,6 +411,8 @@ def test_iterate_goes_on() -> None:
     assert rounds[1]["tuned"]["first"] != rounds[1]["pruned"]["first"]
     shown = CliRunner().invoke(app, [*use, "--rounds", "2"]).stdout
     assert "first tuned" in shown
+    fewer = CliRunner().invoke(app, [*use, "--rounds", "1"]).stdout
+    assert "run has 2 rounds; asked for and shown: 1" in " ".join(fewer.split())
     assert "51.0 %" in shown
     assert "distortion: mse, state batchnorm, blend 0" in " ".join(shown.split())
 

@@ -15,7 +15,8 @@ from rdprune.layers import prunable
 from rdprune.magnitude import magnitude_mask
 from rdprune.masking import apply_, masks
 from rdprune.measuring import measure
-from rdprune.recovery import NotFiniteError, repair_
+from rdprune.recovery import NotFiniteError
+from rdprune.repairing import repair_
 from rdprune.verifying import verify
 from rdprune_core import InfeasibleBudgetError, allocate, predictions
 

@@ -137,7 +137,7 @@ def test_small_batches_have_no_statistics(classifier, classes, tmp_path):
     """A rest of one sample in the last batch is no reason to fail."""
     batches = [*classes, tuple(part[:1] for part in classes[0])]
     with pytest.warns(
-        UserWarning, match="batch 2 of 3 has 1 samples, too few to measure BatchNorm"
+        UserWarning, match="batch 2 of 3 has 1 sample, too few for BatchNorm statistics"
     ):
         iterate(
             classifier, batches, folder=tmp_path, rounds=1, amount=0.5, levels=5,
@@ -149,7 +149,10 @@ def test_small_batches_have_no_statistics(classifier, classes, tmp_path):
 def test_a_sample_alone_has_no_statistics():
     """Asked for all the same, the batch is named, and the way out."""
     model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 3)).eval()
-    with pytest.raises(ValueError, match=r"batch 1, .*needs several samples; leave that batch"):
+    with (
+        pytest.warns(UserWarning, match="batch 1 of 2 has 1 sample"),
+        pytest.raises(ValueError, match=r"batch 1, .*needs several samples; leave that batch"),
+    ):
         measure(
             model, [torch.randn(4, 4), torch.randn(1, 4)], levels=3, recovery="batchnorm",
             progress=False,

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from rdprune.recovery import batchnorms, recovered, repair_
+import rdprune
+from rdprune.recovery import batchnorms, recovered
+from rdprune.repairing import repair_
 
 
 def test_recovered_uses_each_batch_and_keeps_the_buffers(network, batches, fingerprint):
@@ -73,9 +75,27 @@ def test_idle_batchnorm_keeps_its_statistics():
     model = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3))
     model[1].running_mean.fill_(5)
     model.forward = lambda x: model[0](x)
-    assert repair_(model, [torch.arange(6.0).reshape(2, 3)]) == 1
+    assert repair_(model, [torch.arange(12.0).reshape(4, 3)]) == 1
     assert model[1].running_mean.tolist() == [5.0] * 3
-    assert model[0].running_mean.tolist() == [1.5, 2.5, 3.5]
+    assert model[0].running_mean.tolist() == [4.5, 5.5, 6.5]
+
+
+@pytest.mark.parametrize("recovery", ["batchnorm", "none"])
+def test_batches_too_small_for_statistics_are_named(network, batches, recovery):
+    """Repairing and measuring warn of a batch of three, and only where it gives statistics."""
+    data = [*batches, tuple(part[:3] for part in batches[0])]
+    few = f"batch {len(batches)} of {len(data)} has 3 samples, too few for BatchNorm statistics"
+
+    def measure():
+        rdprune.measure(network, data, levels=3, recovery=recovery, progress=False)
+
+    if recovery == "none":
+        measure()
+        return
+    with pytest.warns(UserWarning, match=few):
+        measure()
+    with pytest.warns(UserWarning, match=few):
+        repair_(network, data)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("no")], ids=repr)
@@ -97,7 +117,7 @@ def test_failing_repair_changes_nothing(network, batches, fingerprint, interrupt
             "recovery is 'none', must be one that repairs",
         ),
         ([torch.ones(2, 1, 8, 8)], {"recovery": "bias"}, "'bias' needs the dense model"),
-        ([torch.full((2, 1, 8, 8), float("nan"))], {}, "statistics of 'bn1' .* are not finite"),
+        ([torch.full((4, 1, 8, 8), float("nan"))], {}, "statistics of 'bn1' .* are not finite"),
     ],
 )
 def test_bad_repair(network, fingerprint, batches, options, message):

@@ -12,8 +12,8 @@ from torch import nn
 from rdprune import measure, prunable, repair_, verify
 from rdprune.batches import Runner, preserved
 from rdprune.masking import apply_, strip_
-from rdprune.recovery import Writer
 from rdprune.refitting import RIDGE, FitCost, Moments, least_squares
+from rdprune.repairing import Writer
 from rdprune_core import Allocation, allocate
 
 

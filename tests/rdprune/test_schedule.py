@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 from fractions import Fraction
@@ -18,7 +19,7 @@ from torch import nn
 from rdprune.layers import prunable
 from rdprune.masking import load_masks, masks
 from rdprune.measuring import measure
-from rdprune.runfolder import read_dense, read_history
+from rdprune.runfolder import RunFolder, read_history
 from rdprune.schedule import iterate
 from rdprune.settings import METHODS
 from rdprune.shapes import geometry, nested_mask
@@ -399,11 +400,11 @@ def test_the_dense_figures(network, batches, tmp_path):
     options = {"folder": tmp_path, "levels": 3, "evaluate": evaluate, "progress": False}
     again = copy.deepcopy(network)
     iterate(network, batches, rounds=1, **options)
-    assert len(judged) == 3
-    assert read_dense(tmp_path / "history.json") == {"sum": judged[0]}
+    assert len(judged) == 2  # dense and pruned: nothing is tuned
+    assert RunFolder(tmp_path).dense == {"sum": judged[0]}
     iterate(again, batches, rounds=2, **options)
-    assert len(judged) == 5
-    assert read_dense(tmp_path / "history.json") == {"sum": judged[0]}
+    assert len(judged) == 3
+    assert RunFolder(tmp_path).dense == {"sum": judged[0]}
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt()])
@@ -486,12 +487,16 @@ def test_damaged_weights(network, batches, tmp_path):
 
 
 def test_an_identity_of_the_callers(network, batches, tmp_path):
-    """A folder with rounds of another fine-tune is refused."""
+    """A folder with rounds of another fine-tune is refused, also where a setting has its name."""
     again = copy.deepcopy(network)
     options = {"folder": tmp_path, "levels": 3, "progress": False}
-    iterate(network, batches, rounds=1, identity={"steps": 1}, **options)
-    with pytest.raises(ValueError, match=r'a run with identity \{"steps": 1\}, this one'):
-        iterate(again, batches, rounds=2, identity={"steps": 2}, **options)
+    iterate(network, batches, rounds=1, identity={"steps": 1, "seed": 1}, **options)
+    with pytest.raises(ValueError, match="a run with steps 1, this one has 2"):
+        iterate(again, batches, rounds=2, identity={"steps": 2, "seed": 1}, **options)
+    with pytest.raises(ValueError, match="a run with identity seed 1, this one has 2"):
+        iterate(again, batches, rounds=2, identity={"steps": 1, "seed": 2}, **options)
+    with pytest.raises(ValueError, match="a run with identity seed 1, this one has none"):
+        iterate(again, batches, rounds=2, identity={"steps": 1}, **options)
 
 
 def test_a_long_identity_names_what_differs(network, batches, tmp_path):
@@ -500,8 +505,46 @@ def test_a_long_identity_names_what_differs(network, batches, tmp_path):
     options = {"folder": tmp_path, "rounds": 1, "levels": 3, "progress": False}
     long = {"name": "a name so long that no more than this much of it would be shown"}
     iterate(network, batches, identity={**long, "steps": 1}, **options)
-    with pytest.raises(ValueError, match=r'identity \{"steps": 1\}, this one has \{"steps": 2\}'):
+    with pytest.raises(ValueError, match="a run with steps 1, this one has 2"):
         iterate(again, batches, identity={**long, "steps": 2}, **options)
+
+
+@pytest.mark.parametrize(("sparsity", "rounds"), [(0.5, 1), (0.5, 3), (0.6, 7), (0.75, 2)])
+def test_a_sparsity_in_place_of_the_amount(network, batches, tmp_path, sparsity, rounds):
+    """The last round keeps that share, not one weight fewer."""
+    done = iterate(
+        network, batches, folder=tmp_path, rounds=rounds, sparsity=sparsity, progress=False
+    )
+    total = sum(layer.parameter.numel() for layer in prunable(network).values())
+    assert done[-1].target == pytest.approx(sparsity, abs=1e-12)
+    settings, _ = read_history(tmp_path / "history.json")
+    assert (1 - Fraction(repr(settings["amount"]))) ** rounds * total >= math.floor(
+        (1 - Fraction(repr(sparsity))) * total
+    )
+    assert done[-1].sparsity >= sparsity
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sparsity": 80}, "sparsity is 80, must be a fraction between 0 and 1, such as 0.8"),
+        ({"sparsity": "0.8"}, "sparsity is '0.8', must be a fraction"),
+        ({"sparsity": 0.8, "amount": 0.2}, "amount is 0.2 and sparsity 0.8: give one of them"),
+        ({"sparsity": 0.8, "rounds": 0}, "rounds is 0, must be an integer of at least 1"),
+    ],
+)
+def test_bad_sparsity(network, batches, tmp_path, options, message):
+    """It is named, and nothing is written."""
+    with pytest.raises(ValueError, match=message):
+        iterate(network, batches, folder=tmp_path / "run", progress=False, **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_folder_is_a_file(network, batches, tmp_path):
+    """The error says so."""
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(NotADirectoryError, match=r"the run folder .*run' is a file, must be a fol"):
+        iterate(network, batches, folder=tmp_path / "run", progress=False)
 
 
 def test_another_run_in_the_folder(network, batches, tmp_path):
@@ -513,6 +556,8 @@ def test_another_run_in_the_folder(network, batches, tmp_path):
         iterate(copy.deepcopy(dense), batches, amount=0.4, **options)
     with pytest.raises(ValueError, match="a run with batches"):
         iterate(copy.deepcopy(dense), batches[:1], amount=0.3, **options)
+    with pytest.raises(ValueError, match=r"a run with blend none, this one has 0\.5"):
+        iterate(copy.deepcopy(dense), batches, amount=0.3, blend=0.5, **options)
     dense.bn1.running_mean += 1
     with pytest.raises(ValueError, match="a run with model"):
         iterate(dense, batches, amount=0.3, **options)

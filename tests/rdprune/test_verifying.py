@@ -14,7 +14,7 @@ from torch import nn
 
 from rdprune.masking import apply_, masks, strip_
 from rdprune.measuring import measure
-from rdprune.recovery import repair_
+from rdprune.repairing import repair_
 from rdprune.verifying import CountMismatchError, VerifyReport, verify
 from rdprune_core import Allocation, allocate
 

@@ -31,6 +31,10 @@ STATES: Final = {"one-shot": "none", "batchnorm": "batchnorm", "fitted": FITTED}
 #: Ours: the state and the distortion that are measured, and the objective.
 OURS: Final = {
     "additive none": ("none", "mse", "additive"),
+    "joint none": ("none", "mse", "joint"),
+    "refined none": ("none", "mse", "refined"),
+    "searched none": ("none", "mse", "searched"),
+    "searched nmse none": ("none", "nmse", "searched"),
     "additive": ("batchnorm", "mse", "additive"),
     "joint": ("batchnorm", "mse", "joint"),
     "refined": ("batchnorm", "mse", "refined"),
@@ -51,9 +55,9 @@ HALFWAY: Final = {
     "halfway searched": "searched",
     "halfway searched nmse": "searched nmse",
 }
-SEARCH: Final = 300  # passes
 DENSE: Final = "dense"
 METHODS: Final = (DENSE, *ALLOCATORS, *OURS, *HALFWAY)
+PASSES: Final = 300
 SPARSITIES: Final = (0.5, 0.7, 0.8, 0.9, 0.955)
 TUNED: Final = ("batchnorm", "fitted")
 
@@ -75,6 +79,8 @@ class Plan:
     images, test : int
     levels : int
         Of the measured tables; see `rdprune.levels.falling_levels`.
+    passes : int
+        Of a search.
     protocol : Protocol
     """
 
@@ -87,6 +93,7 @@ class Plan:
     images: int = 256
     test: int = 10_000
     levels: int = 64
+    passes: int = PASSES
     protocol: Protocol = field(default_factory=lambda: Protocol(steps=100, rate=0.03))
 
 
@@ -190,6 +197,8 @@ class _Work:
 
     def _planned(self, cell: tuple[float, str]) -> dict[str, Any] | None:
         key = {**self._key, "sparsity": cell[0], "method": cell[1], "levels": self._plan.levels}
+        if self._plan.passes != PASSES and "searched" in cell[1]:
+            key["passes"] = self._plan.passes
         return self._once(key, f"{cell[1]} at {cell[0]:g}", lambda: self._allocated(*cell))
 
     def _allocated(self, sparsity: float, method: str) -> dict[str, Any]:
@@ -223,7 +232,7 @@ class _Work:
         subject = self._subject
         if objective == "searched":
             searched = rdprune.search(
-                subject.model, subject.calibration, sparsity=sparsity, passes=SEARCH,
+                subject.model, subject.calibration, sparsity=sparsity, passes=self._plan.passes,
                 recovery=state, distortion=distortion, store=self._folder, progress=False,
             )  # fmt: skip
             return searched.allocation, searched.passes
@@ -231,8 +240,9 @@ class _Work:
         passes = sum(len(row) for row in table.distortion)
         if objective == "refined":
             refined = rdprune.refine(
-                subject.model, subject.calibration, table, sparsity=sparsity, progress=False
-            )
+                subject.model, subject.calibration, table, sparsity=sparsity,
+                store=self._folder, progress=False,
+            )  # fmt: skip
             return refined.allocation, passes + refined.passes
         if objective == "blended":
             mixed = rdprune.blended(table, subject.model, sparsity=sparsity)

@@ -54,6 +54,7 @@ def accuracy(
     images: Images = 256,
     test: Tested = 10_000,
     levels: Annotated[int, typer.Option(min=3, help="Sparsities of every layer.")] = 64,
+    passes: Annotated[int, typer.Option(min=8, help="Passes of a search.")] = 300,
     part: Annotated[
         str, typer.Option(metavar="I/N", help="For N processes on one folder: part I of the work.")
     ] = "1/1",
@@ -80,6 +81,7 @@ def accuracy(
         images=images,
         test=test,
         levels=levels,
+        passes=passes,
         protocol=Protocol(steps=steps, rate=rate),
     )
     rows = bench.collect(plan, folder, _say, part=_part(part), fresh=not show)

@@ -19,7 +19,7 @@ from rdprune.keeping import MaskKeeper
 from rdprune.layers import Prunable, prunable, signature
 from rdprune.magnitude import magnitude_order, order_mask, write_masked
 from rdprune.recipes.datasets import augment
-from rdprune.recovery import repair_
+from rdprune.repairing import repair_
 
 TRAINING: Final = 50_000
 AT_ONCE: Final = 50

@@ -121,7 +121,7 @@ def prune(
     """Prune a model in one shot: measure, allocate, mask, fine-tune, write."""
     _run(
         model, device, _batches(data, noise, samples, seed), folder, finetune, evaluate, json,
-        rounds=1, amount=sparsity, method=method, objective=objective,
+        rounds=1, sparsity=sparsity, method=method, objective=objective,
         levels=None if levels is None else parse_levels(levels), distortion=distortion,
         recovery=recovery, blend=blend, repair=repair,
         ignore=tuple(ignore or ()), seed=seed, shapes=tuple(shape or ()), criterion=criterion,
@@ -143,8 +143,16 @@ def iterate(
     samples: Samples = 256,
     rounds: Annotated[int, typer.Option(help="Number of rounds.")] = 20,
     amount: Annotated[
-        float, typer.Option(help="Fraction of what is left that a round removes.")
-    ] = 0.2,
+        float | None, typer.Option(help="Fraction of what is left that a round removes [0.2].")
+    ] = None,
+    sparsity: Annotated[
+        float | None,
+        typer.Option(
+            parser=fraction,
+            metavar="FRACTION",
+            help="In place of --amount: weights removed after the last round, 0.9 or 90%.",
+        ),
+    ] = None,
     finetune: FinetuneSpec = None,
     evaluate: EvaluateSpec = None,
     method: Method = "rdprune",
@@ -168,9 +176,9 @@ def iterate(
     """Prune in rounds, measuring anew and fine-tuning in each; a stopped run goes on."""
     _run(
         model, device, _batches(data, noise, samples, seed), folder, finetune, evaluate, json,
-        rounds=rounds, amount=amount, method=method, cost=cost, objective=objective,
-        levels=None if levels is None else parse_levels(levels), distortion=distortion,
-        recovery=recovery, blend=blend, repair=repair, rewind=rewind,
+        rounds=rounds, amount=amount, sparsity=sparsity, method=method, cost=cost,
+        objective=objective, levels=None if levels is None else parse_levels(levels),
+        distortion=distortion, recovery=recovery, blend=blend, repair=repair, rewind=rewind,
         ignore=tuple(ignore or ()), seed=seed, shapes=tuple(shape or ()), criterion=criterion,
     )  # fmt: skip
 
@@ -216,24 +224,25 @@ def _run(
 
 def show_run(json: str | None, folder: Path, history: Sequence[Round], **more: Any) -> None:
     """Show the rounds of a run and where its weights are; `more` goes into the JSON, first."""
-    from rdprune.runfolder import read_dense, recorded
+    from rdprune.runfolder import RunFolder
 
-    dense = read_dense(folder / "history.json")
-    settings = recorded(folder) or {}
-    measured = {name: settings.get(name) for name in ("recovery", "distortion")}
-    measured["blend"] = settings.get("blend", 0.0)
+    run = RunFolder(folder)
+    measured = {name: run.settings.get(name) for name in ("recovery", "distortion")}
+    measured["blend"] = run.settings.get("blend", 0.0)
     weights = folder / f"round-{len(history):03d}" / "weights.safetensors"
     payload = {
         **more,
         "folder": str(folder),
         "weights": str(weights),
         "measured": measured,
-        "dense": dense,
+        "dense": run.dense,
         "rounds": [asdict(done) for done in history],
     }
     said = (
         f"distortion: {measured['distortion']}, state {measured['recovery']}, blend "
         f"{measured['blend']:g}; pruned figures: as masked, before any fine-tune"
     )
+    if len(run.rounds) > len(history):
+        said += f"\n{folder} has {len(run.rounds)} rounds; asked for and shown: {len(history)}"
     lines = f"{said}\npruned weights written to {weights}"
-    emit(json, payload, lambda out: out.print(report.history_table(history, dense), lines))
+    emit(json, payload, lambda out: out.print(report.history_table(history, run.dense), lines))
