@@ -143,6 +143,11 @@ def certificate(allocation: Allocation) -> str:
             f"{count} of {len(allocation.names)} chosen options are interpolated: measure for "
             "this budget"
         )
+    costs = allocation.layer_costs[next(iter(allocation.layer_costs))]
+    if emptied := int((costs == 0).sum()):
+        parts.append(
+            f"{emptied} of {len(costs)} layers keep nothing: a floor (--floor LAYER=1%) leaves some"
+        )
     return "; ".join(parts)
 
 

@@ -57,6 +57,17 @@ def test_allocation_table_states_what_is_proved() -> None:
     assert caption == "additive objective 1: optimal, proved; params 150 of 150"
 
 
+def test_allocation_table_tells_of_layers_that_keep_nothing() -> None:
+    """Their number, and what helps, stand below."""
+    table = table_of()
+    caption = report.allocation_table(table, allocate(table, sparsity=0.5)).caption
+    assert "keep nothing" not in str(caption)
+    caption = report.allocation_table(table, allocate(table, sparsity=0.75)).caption
+    assert str(caption).endswith(
+        "; 1 of 2 layers keep nothing: a floor (--floor LAYER=1%) leaves some"
+    )
+
+
 def test_compare_table_stars_the_best_only() -> None:
     """In every column and sparsity the star stands at the best method, and nowhere else."""
     rows = [
