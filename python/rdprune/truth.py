@@ -52,7 +52,7 @@ def verify_table(reports: Iterable[VerifyReport]) -> Table:
             "counts agree" if agrees else "[bold red]counts differ",
         )
     counts = ", ".join(f"{n:,}" for n in sorted({report.samples for report in rows}))
-    states = sorted({f"{r.objective} objective, recovery {r.recovery}" for r in rows})
+    states = sorted({f"{r.objective} objective, {_state(r.recovery)}" for r in rows})
     grid.caption = f"{counts} samples; {'; '.join(states)}"
     if repaired:
         grid.caption += (
@@ -65,6 +65,10 @@ def verify_table(reports: Iterable[VerifyReport]) -> Table:
             "do not fit these batches"
         )
     return grid
+
+
+def _state(recovery: str) -> str:
+    return "network as it is" if recovery == "none" else f"state {recovery}"
 
 
 def _worsens(found: VerifyReport) -> bool:

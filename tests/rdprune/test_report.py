@@ -148,7 +148,7 @@ def test_verify_table_shows_counts_and_ratio() -> None:
     lines = text_of(truth.verify_table([found]))
     row = ["5", "5", "2", "2", "2.5", "3", "1.5", "9", "3.5", "counts", "agree"]
     assert row in lines
-    assert ["64", "samples;", "additive", "objective,", "recovery", "batchnorm"] in lines
+    assert ["64", "samples;", "additive", "objective,", "state", "batchnorm"] in lines
 
 
 @pytest.mark.parametrize(
