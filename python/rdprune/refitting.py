@@ -27,6 +27,7 @@ from rdprune.patches import input_rows, weight_index
 from rdprune.sites import Site
 
 RIDGE = 0.01
+NOISE = 1e-10  # of E x'², below which a variance is one of rounding
 TIMED_ROWS = 256  # of inputs, for their moments
 TIMED_PARTS, TIMES = (16, 4, 2, 1), 2  # of a row's weights, and how often
 MOST_TIMED = 4096  # weights of a row, of which a fit takes a second or so
@@ -34,7 +35,7 @@ MOST_TIMED = 4096  # weights of a row, of which a fit takes a second or so
 
 @dataclass(slots=True)
 class Moments:
-    """Means of a layer's inputs, and of their products; float64.
+    """Means of a layer's inputs, and covariances; float64.
 
     Attributes
     ----------
@@ -43,8 +44,8 @@ class Moments:
     mean, dense_mean : torch.Tensor
         Shape (groups, inputs): of the inputs as they are, and of the dense network's.
     square, cross : torch.Tensor, optional
-        Means of x' x'ᵀ, shape (groups, inputs, inputs), and of x' (W x)ᵀ, shape (groups, inputs,
-        outputs).
+        Covariances of x' with itself, shape (groups, inputs, inputs), and with W x, shape (groups,
+        inputs, outputs).
     """
 
     count: int
@@ -57,6 +58,8 @@ class Moments:
 class _Sums:
     """Sums over a layer's rows; the products within a chunk of rows are of the rows' own type.
 
+    All are about the mean of the first chunk, so that nothing is lost of inputs far from zero.
+
     Parameters
     ----------
     weight : torch.Tensor, optional
@@ -67,29 +70,48 @@ class _Sums:
         self._weight = weight
         self._count = 0
         self._sums: dict[str, Tensor] = {}
+        self._about: tuple[Tensor, Tensor] | None = None
 
     def add(self, module: nn.Module, inputs: Tensor, dense: Tensor | None) -> None:
         others = input_rows(module, inputs if dense is None else dense)
-        for rows, dense_rows in zip(input_rows(module, inputs), others, strict=True):
+        for own, origin in zip(input_rows(module, inputs), others, strict=True):
+            if self._about is None:
+                self._about = own.mean(dim=1, keepdim=True), origin.mean(dim=1, keepdim=True)
+            rows = own - self._about[0]
             self._count += rows.shape[1]
-            mean = rows.sum(dim=1).double()
-            self._add("mean", mean)
-            self._add("dense_mean", mean if dense is None else dense_rows.sum(dim=1).double())
+            self._add("mean", rows.sum(dim=1))
+            if dense is not None:
+                origin = origin - self._about[1]
+                self._add("dense_mean", origin.sum(dim=1))
             if self._weight is None:
                 continue
-            square = (rows.transpose(1, 2) @ rows).double()
-            self._add("square", square)
-            if dense is None:
-                self._add("cross", square @ self._weight.double().transpose(1, 2))
-            else:
-                targets = dense_rows @ self._weight.to(rows.dtype).transpose(1, 2)
-                self._add("cross", (rows.transpose(1, 2) @ targets).double())
+            self._add("square", rows.transpose(1, 2) @ rows)
+            if dense is not None:
+                targets = origin @ self._weight.to(rows.dtype).transpose(1, 2)
+                self._add("cross", rows.transpose(1, 2) @ targets)
 
     def _add(self, name: str, value: Tensor) -> None:
+        value = value.double()
         self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def moments(self) -> Moments:
-        return Moments(self._count, **{k: value / self._count for k, value in self._sums.items()})
+        assert self._about is not None
+        means = {name: value / self._count for name, value in self._sums.items()}
+        off = means["mean"]
+        dense_off = means.get("dense_mean", off)
+        found = Moments(
+            self._count,
+            self._about[0][:, 0].double() + off,
+            self._about[1][:, 0].double() + dense_off,
+        )
+        if self._weight is not None:
+            weight = self._weight.double().transpose(1, 2)
+            found.square = means["square"] - off[:, :, None] * off[:, None, :]
+            if "cross" in means:
+                found.cross = means["cross"] - off[:, :, None] * (dense_off[:, None, :] @ weight)
+            else:
+                found.cross = found.square @ weight
+        return found
 
 
 class Refitter:
@@ -192,15 +214,17 @@ def least_squares(dense: Tensor, kept: Tensor, moments: Moments, *, intercept: b
     """
     assert moments.square is not None
     assert moments.cross is not None
-    square, cross = moments.square, moments.cross
-    if intercept:
-        square = square - moments.mean[:, :, None] * moments.mean[:, None, :]
-        dense_mean = dense @ moments.dense_mean[:, :, None]
-        cross = cross - moments.mean[:, :, None] * dense_mean.transpose(1, 2)
+    square, cross, mean = moments.square, moments.cross, moments.mean
+    whole = square + mean[:, :, None] * mean[:, None, :]
+    noise = NOISE * whole.diagonal(dim1=1, dim2=2).mean(dim=1)
+    if not intercept:
+        square = whole
+        cross = cross + mean[:, :, None] * (dense @ moments.dense_mean[:, :, None]).mT
     fitted = torch.zeros_like(dense)
     for group in range(len(dense)):
-        ridge = RIDGE * float(square[group].diagonal().mean())
-        if not ridge > 0:  # inputs that never change: nothing to learn from
+        spread = float(square[group].diagonal().mean())
+        ridge = RIDGE * spread
+        if not spread > float(noise[group]):  # inputs that never change: nothing to learn from
             fitted[group] = dense[group] * kept[group]
             continue
         targets = cross[group].T + ridge * dense[group]

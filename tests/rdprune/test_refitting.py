@@ -70,7 +70,10 @@ def test_least_squares_equals_a_plain_solver(intercept):
     kept = torch.rand(2, 3, 6, generator=generator) < 0.6
     kept[0, 0] = False
     cross = x.mT @ dense_x @ weights.mT / 50
-    moments = Moments(50, x.mean(1), dense_x.mean(1), x.mT @ x / 50, cross)
+    means = x.mean(1), dense_x.mean(1)
+    square = x.mT @ x / 50 - means[0][:, :, None] * means[0][:, None, :]
+    cross = cross - means[0][:, :, None] * (weights @ means[1][:, :, None]).mT
+    moments = Moments(50, *means, square, cross)
     found = least_squares(weights, kept, moments, intercept=intercept)
     for group in range(2):
         inputs, target = x[group], dense_x[group] @ weights[group].T
@@ -85,6 +88,38 @@ def test_least_squares_equals_a_plain_solver(intercept):
             if len(chosen):
                 expected[chosen] = torch.linalg.lstsq(left, right).solution
             torch.testing.assert_close(found[group, row], expected)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_layers_behind_an_emptied_one_are_repaired(seed):
+    """Inputs that do not change have variances of rounding alone: nothing is fitted to those."""
+    torch.manual_seed(seed)
+    sizes = [nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4)]
+    model = nn.Sequential(*sizes)
+    x = torch.randn(64, 16)
+    mean = model(x).mean(0)
+    apply_(model, {"0.weight": torch.zeros(16, 16, dtype=torch.bool)} | {
+        name: layer.parameter.detach().abs() > 0.1
+        for name, layer in prunable(model).items() if name != "0.weight"
+    })  # fmt: skip
+    repair_(model, [x], recovery="least-squares+bias")
+    torch.testing.assert_close(model(x).mean(0), mean)
+
+
+def test_inputs_far_from_zero():
+    """A fit sees what changes about a mean a thousand times as large."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8))
+    x = torch.randn(256, 8) @ (0.3 + torch.eye(8))
+    mask = {"0.weight": model[0].weight.detach().abs() > 0.15}
+    found = []
+    for shift in (0.0, 1000.0):
+        pruned = deepcopy(model)
+        apply_(pruned, mask)
+        repair_(pruned, [x + shift], recovery="least-squares+bias")
+        strip_(pruned)
+        found.append(pruned[0].weight.detach())
+    torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["conv", "up", "linear"])

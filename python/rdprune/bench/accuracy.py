@@ -31,6 +31,7 @@ STATES: Final = {"one-shot": "none", "batchnorm": "batchnorm", "fitted": FITTED}
 #: Ours: the state and the distortion that are measured, and the objective.
 OURS: Final = {
     "additive none": ("none", "mse", "additive"),
+    "additive nmse none": ("none", "nmse", "additive"),
     "joint none": ("none", "mse", "joint"),
     "refined none": ("none", "mse", "refined"),
     "searched none": ("none", "mse", "searched"),
