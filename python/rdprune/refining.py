@@ -23,8 +23,8 @@ from rdprune.baselines import global_magnitude, lamp
 from rdprune.batches import Forward, read
 from rdprune.checking import check_allocation, check_whole
 from rdprune.compared import in_question
-from rdprune.criteria import SampleErrors
-from rdprune.layers import Prunable
+from rdprune.criteria import SampleErrors, parse
+from rdprune.layers import Prunable, signature
 from rdprune.progress import progress_bar
 from rdprune.recovery import fits, spelled
 from rdprune.trial import table_layers, trial
@@ -75,9 +75,9 @@ def refine(
     table : RDTable
         What `measure` returned; its options are those to choose from.
     allocation : Allocation, optional
-        One more start, with its budget: an earlier round's to go on from. The truly best of it,
-        the table's additive and joint optima within the budget, and the options nearest to what
-        global magnitude and LAMP keep, is taken.
+        One more start, the first, with its budget: an earlier round's to go on from. The truly best
+        of it, the table's additive and joint optima within the budget, and the options nearest to
+        what global magnitude and LAMP keep, is taken.
     budget, sparsity : optional
         As for `rdprune_core.allocate`, without `allocation`.
     rounds : int
@@ -88,7 +88,8 @@ def refine(
         Least distance between them, as a fraction of the layer's weights; halved by every round
         that fails, and the search ends where the table's options are no closer.
     passes : int, optional
-        No round begins that would take more runs of the network in all.
+        Most runs of the network in all, after the first start: no other start is tried, and no
+        round begins, that would take more.
     path : sequence of float
         Sparsities on the way, ascending: each is refined, and the next also starts from there.
     recovery : str, optional
@@ -118,19 +119,25 @@ def refine(
     Raises
     ------
     ValueError
-        If an argument is wrong, or the table or allocation is of another model.
+        If an argument is wrong, the table or allocation is of other layers, `allocation` breaks
+        the constraints, or no start has a finite distortion.
     InfeasibleBudgetError
         If no allocation keeps within a budget.
     """
     _check(rounds, radius, spacing, passes, path)
     bounds = _Bounds(floors, caps, forbidden, tuple(tuple(group) for group in tied))
     targets = _targets(table, allocation, budget, sparsity, path)
+    constraints = bounds.read(table)
+    if allocation is not None:
+        _check_keeps(allocation, table, constraints)
     layers = table_layers(model, table)
     state = spelled(table.metadata.get("recovery", "none") if recovery is None else recovery)
     kind = table.metadata.get("distortion", "mse") if distortion is None else distortion
     projection = int(table.metadata.get("projection") or PROJECTION)
     data = read(batches)
     limit = Limit(rounds, radius, spacing, passes)
+    # What the allocation found was measured in, and on.
+    metadata = {"recovery": state, "distortion": parse(kind).name, "model": signature(model)}
     repair = 2 * len(layers) if fits(state) else 0
     most = 2 * radius * len(layers) + 4 * (repair + 1)
     total = (rounds * most + 7 * (repair + 1)) * len(targets) if passes is None else passes
@@ -149,9 +156,7 @@ def refine(
         ) as network,
         progress_bar(total, progress) as meter,
     ):
-        search = Search(
-            table, network, layers, state, bounds.read(table), bounds.tied, limit, meter
-        )
+        search = Search(table, network, layers, metadata, constraints, bounds.tied, limit, meter)
         found: Refined | None = None
         for place, target in enumerate(targets):
             last = place == len(targets) - 1
@@ -161,7 +166,7 @@ def refine(
                 *_magnitude_starts(table, target, bounds, layers),
             ]
             if allocation is not None and last:
-                starts.append(allocation)
+                starts.insert(0, allocation)
             found = search.run(starts, target, on_round if last else None)
     assert found is not None
     return found
@@ -250,6 +255,24 @@ def _targets(
         predictions(table, allocation)
         last = allocation.budget or {"params": allocation.cost["params"]}
     return [*(read_budgets(table, None, value) for value in path), last]
+
+
+def _check_keeps(allocation: Allocation, table: RDTable, constraints: Constraints) -> None:
+    """Refuse an allocation that floors, caps, forbidden options or ties rule out."""
+    where = table.offsets[:-1] + allocation.choice
+    for at, name in enumerate(table.names):
+        group = constraints.groups[at]
+        first = int((constraints.groups == group).argmax())
+        if not constraints.allowed[where[at]]:
+            raise ValueError(
+                f"allocation has option {allocation.options[at]!r} in layer {name!r}, but "
+                + " and ".join(constraints.reasons[name])
+            )
+        if allocation.choice[at] != allocation.choice[first]:
+            raise ValueError(
+                f"allocation has option {allocation.options[at]!r} in layer {name!r} and "
+                f"{allocation.options[first]!r} in {table.names[first]!r}, which are tied"
+            )
 
 
 def _check(

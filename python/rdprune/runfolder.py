@@ -99,10 +99,11 @@ class RunFolder:
         self.settings: dict[str, Any] = {}
         self.rounds: list[Round] = []
         self.dense: dict[str, float] = {}
+        self._begun: dict[str, Any] = {}
         file = self.path / "history.json"
         if file.exists():
-            settings, self.dense, self.rounds = _read(file)
-            self.settings = settings if self.rounds else {}
+            self._begun, self.dense, self.rounds = _read(file)
+            self.settings = self._begun if self.rounds else {}
         elif lost := sorted(self.path.glob("round-*")):
             raise ValueError(
                 f"{self.path} holds {lost[0].name} of a run but no history.json: restore that, or "
@@ -130,6 +131,8 @@ class RunFolder:
         remove_left_over(self.path)
         self.settings = wanted
         if not self.rounds:
+            if self._begun != wanted:  # figures of another model
+                self.dense = {}
             self._write()
 
     def round(self, number: int) -> Path:

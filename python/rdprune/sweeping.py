@@ -65,7 +65,8 @@ class Sweep:
     fewest : int
         Fewer options of a layer than this do not pay for recording and checking.
     dense : bool
-        Whether the other layers are dense, so that a layer that keeps all changes nothing.
+        Whether the other layers are dense, so that a layer that keeps all changes nothing, and
+        every option has to have a finite distortion.
     ranks : Ranks, optional
         Share the work.
     stacker : Stacker, optional
@@ -133,13 +134,14 @@ class Sweep:
         """Measure options of a layer, and keep them on the shelf."""
         with self._writing(layer, options) as write:
             for option, measurement in self._measure(layer, write, options):
-                if not math.isfinite(measurement.distortion):
+                if math.isfinite(measurement.distortion):
+                    self._keep(layer.name, option.key, measurement)
+                elif self.dense:
                     raise ValueError(
                         f"layer {layer.name!r}, option {option.label!r}: the distortion is "
                         f"{measurement.distortion}, must be finite; leave out this level or the "
                         "layer"
                     )
-                self._keep(layer.name, option.key, measurement)
                 yield option, measurement
 
     def _recall(self, jobs: Mapping[str, Job], meter: Meter) -> None:

@@ -126,9 +126,9 @@ class Trial:
         return self._passes - -samples // self._sweep.reference.samples
 
     @property
-    def cost(self) -> int:
-        """Most passes that pruning to an allocation and measuring it takes."""
-        return 1 if self._writer is None else 1 + 2 * len(self._layers)
+    def repair(self) -> int:
+        """Most passes that a repair takes: what every layer looks at, in both networks."""
+        return 0 if self._writer is None else 2 * len(self._layers)
 
     def prune(self, kept: Mapping[str, int]) -> None:
         """Mask every layer by magnitude to so many weights, and repair."""
@@ -197,9 +197,10 @@ class Trial:
         """Count runs of the network that were made elsewhere."""
         self._passes += passes
 
-    def offset(self, part: int) -> NDArray[np.float64] | None:
-        """Return what the responses on a part of the samples are added to."""
-        return self._parts[part].reference.offset
+    def offset(self, part: int = WHOLE_PART) -> NDArray[np.float64] | None:
+        """Return what the responses on a part of the samples, or on all, are added to."""
+        sweep = self._sweep if part == WHOLE_PART else self._parts[part]
+        return sweep.reference.offset
 
     def _run(self, sweep: Sweep, shelf: Shelf | None, part: int) -> Measurement:
         known = None if shelf is None else shelf.get(WHOLE, MASK)
@@ -215,7 +216,10 @@ class Trial:
         return measured
 
     def alternatives(self, name: str, kept: Iterable[int]) -> Iterator[tuple[int, Measurement]]:
-        """Measure the network with one layer keeping other numbers of weights, in any order."""
+        """Measure the network with one layer keeping other numbers of weights, in any order.
+
+        Distortions may be infinite or NaN.
+        """
         options = [Option(str(count), count, magnitude_key(count)) for count in kept]
         if self._writer is not None:
             self._passes += 2

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +16,6 @@ from rdprune.progress import Meter
 from rdprune.trial import Trial
 from rdprune_core import Allocation, RDTable, allocate
 from rdprune_core.constraints import Constraints
-from rdprune_core.joint import joint_distortion
 
 DAMPING = (1.0, 4.0)  # prices on the squares of the changes, where the nearest neighbours fail
 STEP = "refining"  # what the progress bar calls a pass
@@ -105,7 +106,7 @@ class Search:
         table: RDTable,
         network: Trial,
         layers: Mapping[str, Prunable],
-        recovery: str,
+        metadata: Mapping[str, Any],
         constraints: Constraints,
         tied: tuple[tuple[str, ...], ...],
         limit: Limit,
@@ -114,12 +115,14 @@ class Search:
         self._table = table
         self._network = network
         self._layers = layers
-        self._recovery = recovery
+        self._metadata = metadata
         self._constraints = constraints
         self._tied = tied
         self._limit = limit
         self._meter = meter
         self._rounds: list[Round] = []
+        offset = network.offset()
+        self._offset = np.zeros(1) if offset is None else offset
 
     def run(
         self,
@@ -128,15 +131,15 @@ class Search:
         on_round: Callable[[Refined], None] | None,
     ) -> Refined:
         """Refine the truly best of some allocations within a budget."""
-        points = [self._visit(start.choice) for start in _different(starts)]
-        point = min(points, key=lambda p: p.distortion)
+        point = self._best(starts)
         start = point.distortion
         spacing = self._limit.spacing
         for _ in range(self._limit.rounds):
             options = self._window(point.choice, spacing)
             needed = sum(len(row) - 1 for row in options)
             spent = self._network.passes
-            if needed == 0 or self._too_many(needed + self._network.cost):
+            # Back to the point, its neighbours, and one step.
+            if needed == 0 or self._too_many(needed + 3 * self._network.repair + 1):
                 break
             self._network.prune(self._kept(point.choice))
             neighbours = self._measure(point, options)
@@ -154,6 +157,21 @@ class Search:
                 break
         return self._refined(point, start, budget)
 
+    def _best(self, starts: Sequence[Allocation]) -> _Point:
+        """Visit starts, the first in any case, others as passes allow; the truly best of them."""
+        points: list[_Point] = []
+        for start in _different(starts):
+            if points and self._too_many(self._network.repair + 1):
+                break
+            points.append(self._visit(start.choice))
+        best = min(points, key=lambda p: p.distortion)
+        if not math.isfinite(best.distortion):
+            raise ValueError(
+                "the distortion of every start is infinite or NaN: nothing to refine; give a "
+                "larger budget, or an allocation= that the network bears"
+            )
+        return best
+
     def _too_many(self, passes: int) -> bool:
         allowed = self._limit.passes
         return allowed is not None and self._network.passes + passes > allowed
@@ -164,23 +182,31 @@ class Search:
         measured = self._network.measure()
         self._meter.advance(STEP, self._network.passes - before)
         assert measured.response is not None
-        return _Point(choice, measured.distortion, measured.response.astype(np.float64))
+        distortion = measured.distortion if math.isfinite(measured.distortion) else math.inf
+        return _Point(choice, distortion, measured.response.astype(np.float64))
 
     def _measure(self, point: _Point, options: list[list[int]]) -> _Neighbours:
         """Measure the neighbours of a point, where the network is."""
-        changes = []
-        for layer, (name, row) in enumerate(zip(self._table.names, options, strict=True)):
-            others = [option for option in row if option != point.choice[layer]]
-            kept = [int(self._table.costs["params"][layer][option]) for option in others]
-            measured = {int(point.choice[layer]): np.zeros_like(point.error)}
-            found: dict[int, NDArray[np.float64]] = {}
-            for count, measurement in self._network.alternatives(name, kept):
-                assert measurement.response is not None
-                found[count] = measurement.response - point.error
+        names = self._table.names
+        found: list[dict[int, NDArray[np.float64]]] = []
+        for layer, (name, row) in enumerate(zip(names, options, strict=True)):
+            counts = self._table.costs["params"][layer]
+            asked = [int(counts[option]) for option in row if option != point.choice[layer]]
+            changes = {int(counts[point.choice[layer]]): np.zeros_like(point.error)}
+            for count, measured in self._network.alternatives(name, asked):
+                assert measured.response is not None
+                if math.isfinite(measured.distortion):
+                    changes[count] = measured.response - point.error
                 self._meter.advance(STEP)
-            measured |= {k: found[count] for k, count in zip(others, kept, strict=True)}
-            changes.append(np.stack([measured[option] for option in row]))
-        return _Neighbours(options, changes)
+            found.append({k: changes[int(counts[k])] for k in row if int(counts[k]) in changes})
+        groups = self._constraints.groups.tolist()
+        finite = {group: set(found[layer]) for layer, group in enumerate(groups)}
+        for layer, group in enumerate(groups):  # tied layers keep the same options
+            finite[group] &= set(found[layer])
+        kept = [[k for k in row if k in finite[g]] for row, g in zip(options, groups, strict=True)]
+        return _Neighbours(
+            kept, [np.stack([one[k] for k in row]) for one, row in zip(found, kept, strict=True)]
+        )
 
     def _step(
         self, point: _Point, around: _Neighbours, budget: dict[str, int]
@@ -201,12 +227,12 @@ class Search:
             tries.append(((self._limit.radius + 1) // 2, 0.0))
         tries += [(1, damping) for damping in DAMPING]
         seen: list[list[int]] = [point.choice.tolist()]
-        predicted = joint_distortion(self._table, point.error)
+        predicted = self._joint(point.error)
         for attempt, (radius, damping) in enumerate(tries):
             choice, value = self._solve(point, around, radius, damping, budget)
             if choice.tolist() in seen:
                 continue
-            if attempt and self._too_many(self._network.cost):
+            if attempt and self._too_many(self._network.repair + 1):
                 break
             seen.append(choice.tolist())
             predicted = value
@@ -239,7 +265,7 @@ class Search:
             price = np.zeros((len(options[near]), count))
             price[:, layer] = np.sqrt(damping) * np.linalg.norm(changes[near], axis=1)
             responses.append(np.concatenate([changes[near], price], axis=1).astype(np.float32))
-        before = point.error if table.offset is None else table.offset + point.error
+        before = self._offset + point.error
         part = RDTable.from_arrays(
             {
                 key: [values[i][row] for i, row in enumerate(rows)]
@@ -260,7 +286,11 @@ class Search:
             changes[options.index(int(k))]
             for options, changes, k in zip(around.options, around.changes, choice, strict=True)
         ]
-        return choice, joint_distortion(table, point.error + np.sum(chosen, axis=0))
+        return choice, self._joint(point.error + np.sum(chosen, axis=0))
+
+    def _joint(self, error: NDArray[np.float64]) -> float:
+        """Joint distortion of a difference from the dense outputs."""
+        return float(np.mean((self._offset + error) ** 2) - np.mean(self._offset**2))
 
     def _window(self, choice: NDArray[np.int64], spacing: float) -> list[list[int]]:
         """Options near the present ones, `spacing` of a layer's weights apart, fewest kept first.
@@ -293,7 +323,7 @@ class Search:
             objective="refined",
             distortion=point.distortion,
         )
-        return replace(found, metadata={**found.metadata, "recovery": self._recovery})
+        return replace(found, metadata={**found.metadata, **self._metadata})
 
     def _refined(self, point: _Point, start: float, budget: dict[str, int]) -> Refined:
         found = self._allocation(point, budget)

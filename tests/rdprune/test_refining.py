@@ -334,3 +334,95 @@ def test_refuses_another_budget_table_or_an_impossible_one(network, branches, ba
     narrow = measure(network, batches, levels=[0.0, 0.5], progress=False)
     with pytest.raises(InfeasibleBudgetError):
         refine(network, batches, narrow, sparsity=0.9, progress=False)
+
+
+class Divided(nn.Module):
+    """Divides by the mean of two branches: nothing is left where both are gone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(4, 8, bias=False)
+        self.b = nn.Linear(4, 8, bias=False)
+        self.c = nn.Linear(8, 3, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found = self.a(x).abs() + self.b(x).abs()
+        return self.c(found / found.mean(1, keepdim=True))
+
+
+@pytest.mark.parametrize("sparsity", [0.75, 0.8, 0.85])
+def test_starts_and_neighbours_that_are_not_finite_are_left_out(sparsity):
+    """The best of the others is refined, and what is found is finite."""
+    torch.manual_seed(0)
+    model, rows = Divided(), [torch.randn(16, 4) for _ in range(2)]
+    table = measure(model, rows, levels=6, progress=False)
+    found = refine(model, rows, table, sparsity=sparsity, progress=False)
+    assert np.isfinite(found.start)
+    assert found.allocation.distortion <= found.start
+    assert verify(model, rows, found.allocation).true == found.allocation.distortion
+
+
+def test_no_finite_start():
+    """Where every start is lost the error says so."""
+    torch.manual_seed(0)
+    model, rows = Divided(), [torch.randn(16, 4)]
+    table = measure(model, rows, levels=2, progress=False)
+    with pytest.raises(ValueError, match="distortion of every start is infinite or NaN"):
+        refine(
+            model, rows, table, budget=24, progress=False,
+            forbidden={"a.weight": ["0.0"], "b.weight": ["0.0"]},
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["mse", "kl", "loss"])
+@pytest.mark.parametrize("measured", ["mse", "loss"])
+@pytest.mark.parametrize("responses", [0, 256])
+def test_another_distortion_than_the_tables(measured, kind, responses):
+    """Steps are made by it, and the allocation says what it was refined by, and on what."""
+    torch.manual_seed(7)
+    model = Branches(3)
+    rows = [(torch.randn(40, 6), torch.randint(5, (40,))) for _ in range(2)]
+    table = measure(model, rows, levels=9, distortion=measured, responses=responses, progress=False)
+    found = refine(
+        model, rows, table, sparsity=0.4, distortion=kind, radius=1, rounds=2, progress=False
+    )
+    report = verify(model, rows, found.allocation)
+    assert report.true == pytest.approx(found.allocation.distortion, rel=1e-6)
+    assert found.allocation.metadata["distortion"] == kind
+    # Branches add up, so a step is worth what it was predicted to be, to second order.
+    done = found.rounds[0]
+    assert done.predicted == pytest.approx(done.distortion, rel=0.3, abs=1e-3)
+
+
+def test_an_allocation_of_a_table_of_other_weights(branches, rows):
+    """What was refined on a network is that network's."""
+    table = measure(branches, rows, levels=6, progress=False)
+    torch.manual_seed(9)
+    other = Branches()
+    found = refine(other, rows, table, sparsity=0.5, rounds=1, progress=False)
+    assert verify(other, rows, found.allocation).true == found.allocation.distortion
+    with pytest.raises(ValueError, match="does not have the weights that were measured"):
+        verify(branches, rows, found.allocation)
+
+
+def test_a_start_that_breaks_the_constraints(branches, rows):
+    """It is refused by the layer and the rule."""
+    table = measure(branches, rows, levels=6, progress=False)
+    start = Allocation.from_choice(table, [3, 3, 1, 2], budget={"params": 80})
+    refined = lambda **options: refine(branches, rows, table, start, progress=False, **options)  # noqa: E731
+    with pytest.raises(
+        ValueError, match=r"option '0\.6' in layer 'layers\.0\.weight', but the floor params >= 27"
+    ):
+        refined(floors={"layers.0.weight": "90%"})
+    with pytest.raises(ValueError, match=r"'layers\.3\.weight' and '0\.2' in 'layers\.2\.w"):
+        refined(tied=[("layers.2.weight", "layers.3.weight")])
+
+
+@pytest.mark.parametrize("recovery", ["none", "batchnorm", "bias", "least-squares+bias"])
+@pytest.mark.parametrize("most", [2, 5, 30, 60, 100])
+def test_passes_are_a_limit(network, batches, recovery, most):
+    """Beyond the first start nothing runs that would take more."""
+    table = measure(network, batches, levels=9, recovery=recovery, progress=False)
+    least = refine(network, batches, table, sparsity=0.6, passes=0, rounds=5, progress=False).passes
+    found = refine(network, batches, table, sparsity=0.6, passes=most, rounds=5, progress=False)
+    assert found.passes <= max(most, least)

@@ -407,6 +407,25 @@ def test_the_dense_figures(network, batches, tmp_path):
     assert RunFolder(tmp_path).dense == {"sum": judged[0]}
 
 
+def test_the_dense_figures_of_another_model(network, batches, tmp_path):
+    """A folder without rounds may be begun anew, and has nothing of the run that failed."""
+
+    def fail(model, step):
+        raise RuntimeError("no")
+
+    options = {"folder": tmp_path, "rounds": 1, "levels": 3, "progress": False}
+    evaluate = lambda model: {"first": float(model.conv1.weight.detach()[0, 0, 0, 0])}  # noqa: E731
+    other = copy.deepcopy(network)
+    with torch.no_grad():
+        other.conv1.weight += 1
+    with pytest.raises(RuntimeError):
+        iterate(other, batches, finetune=fail, evaluate=evaluate, **options)
+    assert RunFolder(tmp_path).dense == evaluate(other)
+    dense = evaluate(network)
+    iterate(network, batches, evaluate=evaluate, **options)
+    assert RunFolder(tmp_path).dense == dense
+
+
 @pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt()])
 def test_an_error_gives_the_model_back(network, batches, finetune, tmp_path, error):
     """After one in the second round the same call goes on, with the same result as without it."""
