@@ -91,7 +91,8 @@ def refine(
         Most runs of the network in all, after the first start: no other start is tried, and no
         round begins, that would take more.
     path : sequence of float
-        Sparsities on the way, ascending: each is refined, and the next also starts from there.
+        Sparsities on the way, ascending to the one asked for: each is refined, and the next also
+        starts from there.
     recovery : str, optional
         State in which the network is measured; by default the table's.
     distortion : str or callable, optional
@@ -254,7 +255,12 @@ def _targets(
         check_allocation("allocation", allocation)
         predictions(table, allocation)
         last = allocation.budget or {"params": allocation.cost["params"]}
-    return [*(read_budgets(table, None, value) for value in path), last]
+    targets = [*(read_budgets(table, None, value) for value in path), last]
+    if path and targets[-2]["params"] < last.get("params", 0):
+        raise ValueError(
+            f"path is {list(path)}, but ends beyond the budget of {last['params']:,} weights"
+        )
+    return targets
 
 
 def _check_keeps(allocation: Allocation, table: RDTable, constraints: Constraints) -> None:

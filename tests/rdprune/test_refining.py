@@ -307,6 +307,7 @@ def test_failure_leaves_the_model(network, batches, table, fingerprint, interrup
         ({"spacing": 0.0}, r"spacing is 0\.0"),
         ({"passes": -1}, "passes is -1"),
         ({"path": [0.5, 0.3]}, "ascending order"),
+        ({"path": [0.5, 0.9]}, "ends beyond the budget of"),
         ({"recovery": "magic"}, "recovery is 'magic'"),
         ({"sparsity": None}, "budget"),
         ({"batches": []}, "batches is empty"),

@@ -54,7 +54,7 @@ def accuracy(
     images: Images = 256,
     test: Tested = 10_000,
     levels: Annotated[int, typer.Option(min=3, help="Sparsities of every layer.")] = 64,
-    passes: Annotated[int, typer.Option(min=8, help="Passes of a search.")] = 300,
+    passes: Annotated[int, typer.Option(min=9, help="Passes of a search.")] = 300,
     part: Annotated[
         str, typer.Option(metavar="I/N", help="For N processes on one folder: part I of the work.")
     ] = "1/1",
@@ -131,7 +131,7 @@ def sentences(
     sparsity: Sparsities = None,
     texts: Annotated[int, typer.Option(min=1, help="Calibration texts.")] = 32,
     levels: Annotated[int, typer.Option(min=3, help="Sparsities of every layer.")] = 24,
-    passes: Annotated[int, typer.Option(min=8, help="Passes of a search.")] = 300,
+    passes: Annotated[int, typer.Option(min=9, help="Passes of a search.")] = 300,
     json: Json = None,
 ) -> None:
     """Prune MiniLM by every allocator: distortion, and agreement with people on likeness."""
