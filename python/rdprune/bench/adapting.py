@@ -78,7 +78,10 @@ def adapt(
     test: Tested = 10_000,
     json: Json = None,
 ) -> None:
-    """Train a dense network on with the pictures that pruning will see, and save it."""
+    """Train a dense network on with the pictures that pruning will see, and save it.
+
+    It starts from the weights that the data folder has, adapted ones if they are there.
+    """
     check_folders(output, json)
     found = run(network, output, steps=steps, rate=rate, test=test)
     line = (
