@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <initializer_list>
 #include <limits>
+#include <tuple>
 
 #include "joint_moves.h"
 
@@ -140,7 +141,9 @@ bool Search::improveChains(MoveState& state) {
     for (std::size_t i = 0; i < gram_.size(); ++i)
         prices[i] = moves_.priced(state, i, multipliers_);
     std::vector<Pair> pairs;  // a heap, worst on top
-    const auto worse = [](const Pair& a, const Pair& b) { return a.rank < b.rank; };
+    const auto worse = [](const Pair& a, const Pair& b) {
+        return std::tie(a.rank, a.first, a.second) < std::tie(b.rank, b.first, b.second);
+    };
     for (std::size_t first = 0; first < gram_.size(); ++first) {
         const std::size_t cls = gram_.classFor[first];
         if (state.option[cls] == first) continue;

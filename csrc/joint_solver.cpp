@@ -5,6 +5,7 @@
 #include <limits>
 #include <stdexcept>
 
+#include "exponential.h"
 #include "joint_bound.h"
 #include "joint_exact.h"
 #include "joint_local.h"
@@ -126,7 +127,7 @@ struct Search {
             Mixture mixture = relaxed;
             moveTowards(part, mixture, found.front().point.option, 0.9 * random.unit());
             for (std::size_t cls = 0; cls < part.classes(); ++cls) {
-                const double factor = std::exp(startSpread * (2.0 * random.unit() - 1.0));
+                const double factor = exponential(startSpread * (2.0 * random.unit() - 1.0));
                 for (std::size_t i = part.offsets[cls]; i < part.offsets[cls + 1]; ++i)
                     scaled[i] = factor * part.squares[i];
             }

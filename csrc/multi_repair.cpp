@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "exponential.h"
 #include "multipliers.h"
 
 namespace rdprune {
@@ -118,7 +119,7 @@ std::optional<std::vector<std::size_t>> findWithin(const Problem& problem,
         repair.sweep();
         if (repair.fits()) return repair.option();
         for (std::size_t d = 0; d < prices.size(); ++d) {
-            rises[d] *= std::exp(exceeded[d]);
+            rises[d] *= exponential(exceeded[d]);
             prices[d] = price(d, rises[d]);
         }
         repair.start(minimiseLagrangian(problem, prices));

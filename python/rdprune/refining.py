@@ -26,7 +26,7 @@ from rdprune.compared import in_question
 from rdprune.criteria import SampleErrors, parse
 from rdprune.layers import Prunable, signature
 from rdprune.progress import progress_bar
-from rdprune.recovery import fits, spelled
+from rdprune.recovery import fits, spelled, warn_of_few
 from rdprune.trial import table_layers, trial
 from rdprune.trust_region import Limit, Refined, Search
 from rdprune_core import Allocation, RDTable, allocate, predictions
@@ -88,8 +88,8 @@ def refine(
         Least distance between them, as a fraction of the layer's weights; halved by every round
         that fails, and the search ends where the table's options are no closer.
     passes : int, optional
-        Most runs of the network in all, after the first start: no other start is tried, and no
-        round begins, that would take more.
+        Most runs of the network in all, but that the first start at the budget asked for is run
+        in any case: no other start is tried, and no round begins, that would take more.
     path : sequence of float
         Sparsities on the way, ascending to the one asked for: each is refined, and the next also
         starts from there.
@@ -125,6 +125,7 @@ def refine(
     InfeasibleBudgetError
         If no allocation keeps within a budget.
     """
+    path = tuple(path)
     _check(rounds, radius, spacing, passes, path)
     bounds = _Bounds(floors, caps, forbidden, tuple(tuple(group) for group in tied))
     targets = _targets(table, allocation, budget, sparsity, path)
@@ -136,6 +137,7 @@ def refine(
     kind = table.metadata.get("distortion", "mse") if distortion is None else distortion
     projection = int(table.metadata.get("projection") or PROJECTION)
     data = read(batches)
+    warn_of_few(model, state, data)
     limit = Limit(rounds, radius, spacing, passes)
     # What the allocation found was measured in, and on.
     metadata = {"recovery": state, "distortion": parse(kind).name, "model": signature(model)}
@@ -161,6 +163,8 @@ def refine(
         found: Refined | None = None
         for place, target in enumerate(targets):
             last = place == len(targets) - 1
+            if not last and search.spent():
+                continue
             before = None if found is None else found.allocation
             starts = [
                 *_starts(table, target, bounds, before),
@@ -168,7 +172,7 @@ def refine(
             ]
             if allocation is not None and last:
                 starts.insert(0, allocation)
-            found = search.run(starts, target, on_round if last else None)
+            found = search.run(starts, target, on_round if last else None, last=last)
     assert found is not None
     return found
 
@@ -202,7 +206,7 @@ def _starts(
             tied=bounds.tied,
             previous=previous,
         )
-        for previous in ([None] if before is None else [None, before])
+        for previous in ([None] if before is None else [before, None])
         for objective in objectives
     ]
 

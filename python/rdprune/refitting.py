@@ -24,10 +24,11 @@ from torch import Tensor, nn
 
 from rdprune.layers import Prunable, is_masked
 from rdprune.patches import input_rows, weight_index
+from rdprune.recovery import NotFiniteError
 from rdprune.sites import Site
 
 RIDGE = 0.01
-NOISE = 1e-10  # of E x'², below which a variance is one of rounding
+FITS = 2  # their version: other ones give other weights
 TIMED_ROWS = 256  # of inputs, for their moments
 TIMED_PARTS, TIMES = (16, 4, 2, 1), 2  # of a row's weights, and how often
 MOST_TIMED = 4096  # weights of a row, of which a fit takes a second or so
@@ -46,6 +47,8 @@ class Moments:
     square, cross : torch.Tensor, optional
         Covariances of x' with itself, shape (groups, inputs, inputs), and with W x, shape (groups,
         inputs, outputs).
+    rounding : float
+        Of the inputs' type: the least relative change.
     """
 
     count: int
@@ -53,65 +56,81 @@ class Moments:
     dense_mean: Tensor
     square: Tensor | None = None
     cross: Tensor | None = None
+    rounding: float = torch.finfo(torch.float64).eps
 
 
 class _Sums:
-    """Sums over a layer's rows; the products within a chunk of rows are of the rows' own type.
+    """Moments of a layer's rows, chunk after chunk, each about its own mean.
 
-    All are about the mean of the first chunk, so that nothing is lost of inputs far from zero.
+    Merged by Chan, Golub, LeVeque 1983, *Algorithms for computing the sample variance*, in float64;
+    the products within a chunk are of the rows' own type, float32 at least.
 
     Parameters
     ----------
     weight : torch.Tensor, optional
-        Dense weights, shape (groups, outputs, inputs); without them means alone are summed.
+        Dense weights, shape (groups, outputs, inputs); without them means alone are taken.
     """
 
     def __init__(self, weight: Tensor | None) -> None:
         self._weight = weight
-        self._count = 0
-        self._sums: dict[str, Tensor] = {}
-        self._about: tuple[Tensor, Tensor] | None = None
+        self._found: Moments | None = None
 
     def add(self, module: nn.Module, inputs: Tensor, dense: Tensor | None) -> None:
         others = input_rows(module, inputs if dense is None else dense)
         for own, origin in zip(input_rows(module, inputs), others, strict=True):
-            if self._about is None:
-                self._about = own.mean(dim=1, keepdim=True), origin.mean(dim=1, keepdim=True)
-            rows = own - self._about[0]
-            self._count += rows.shape[1]
-            self._add("mean", rows.sum(dim=1))
-            if dense is not None:
-                origin = origin - self._about[1]
-                self._add("dense_mean", origin.sum(dim=1))
-            if self._weight is None:
-                continue
-            self._add("square", rows.transpose(1, 2) @ rows)
-            if dense is not None:
-                targets = origin @ self._weight.to(rows.dtype).transpose(1, 2)
-                self._add("cross", rows.transpose(1, 2) @ targets)
+            if own.shape[1]:
+                self._merge(self._chunk(own, None if dense is None else origin))
 
-    def _add(self, name: str, value: Tensor) -> None:
-        value = value.double()
-        self._sums[name] = self._sums[name] + value if name in self._sums else value
-
-    def moments(self) -> Moments:
-        assert self._about is not None
-        means = {name: value / self._count for name, value in self._sums.items()}
-        off = means["mean"]
-        dense_off = means.get("dense_mean", off)
-        found = Moments(
-            self._count,
-            self._about[0][:, 0].double() + off,
-            self._about[1][:, 0].double() + dense_off,
-        )
+    def _chunk(self, own: Tensor, origin: Tensor | None) -> Moments:
+        rows, mean = _centred(own)
+        dense_rows, dense_mean = (rows, mean) if origin is None else _centred(origin)
+        found = Moments(own.shape[1], mean, dense_mean, rounding=torch.finfo(rows.dtype).eps)
         if self._weight is not None:
-            weight = self._weight.double().transpose(1, 2)
-            found.square = means["square"] - off[:, :, None] * off[:, None, :]
-            if "cross" in means:
-                found.cross = means["cross"] - off[:, :, None] * (dense_off[:, None, :] @ weight)
+            found.square = (rows.mT @ rows).double() / found.count
+            if origin is None:
+                found.cross = found.square @ self._weight.double().mT
             else:
-                found.cross = found.square @ weight
+                targets = dense_rows @ self._weight.to(rows.dtype).mT
+                found.cross = (rows.mT @ targets).double() / found.count
         return found
+
+    def _merge(self, new: Moments) -> None:
+        old = self._found
+        if old is None:
+            self._found = new
+            return
+        count = old.count + new.count
+        share = new.count / count
+        off, dense_off = new.mean - old.mean, new.dense_mean - old.dense_mean
+        mean, dense_mean = old.mean + share * off, old.dense_mean + share * dense_off
+        found = Moments(count, mean, dense_mean, rounding=old.rounding)
+        if self._weight is not None:
+            across = share * (1 - share) * off[:, :, None]
+            square = across * off[:, None, :]
+            cross = across * (dense_off[:, None, :] @ self._weight.double().mT)
+            found.square = _mixed(old.square, new.square, share) + square
+            found.cross = _mixed(old.cross, new.cross, share) + cross
+        self._found = found
+
+    def moments(self) -> Moments | None:
+        """Return the moments; None where the layer was never given a row."""
+        return self._found
+
+
+def _mixed(old: Tensor | None, new: Tensor | None, share: float) -> Tensor:
+    assert old is not None
+    assert new is not None
+    return (1 - share) * old + share * new
+
+
+def _centred(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return rows about their mean, float32 at least, and the mean, shape (groups, inputs)."""
+    if rows.dtype in (torch.float16, torch.bfloat16):
+        rows = rows.float()
+    about = rows.mean(dim=1, keepdim=True)
+    rows = rows - about
+    left = rows.mean(dim=1, keepdim=True)  # what rounding left
+    return rows - left, (about.double() + left.double())[:, 0]
 
 
 class Refitter:
@@ -156,11 +175,20 @@ class Refitter:
             other = None if dense_inputs is None else dense_inputs[call][1]
             for sums in {whole, single[position]}:
                 sums.add(sites[position].module, value, other)
-        self._moments = whole.moments()
+        self._moments = self._finite(whole.moments())
         # Copied, because the origin may be the very place that is shifted.
         origins = [site.shiftable for site in dense_sites]
         self._origins = [None if o is None else o.detach().clone() for o in origins]
         self._places = [(site, sums.moments()) for site, sums in zip(sites, single, strict=True)]
+
+    def _finite(self, moments: Moments | None) -> Moments | None:
+        parts = () if moments is None else (moments.mean, moments.square, moments.cross)
+        if not all(part is None or bool(part.isfinite().all()) for part in parts):
+            raise NotFiniteError(
+                f"layer {self._layer.name!r} cannot be fitted: its inputs, or products of them, "
+                "are not finite"
+            )
+        return moments
 
     def write(self, mask: Tensor) -> None:
         """Set the weights, the biases and the running means for a mask of the weight's shape.
@@ -170,7 +198,7 @@ class Refitter:
         dense = self._dense.detach().reshape(-1)[self._index].double()
         kept = mask.reshape(-1)[self._index]
         fitted = dense * kept
-        if "least-squares" in self._parts and not mask.all():
+        if "least-squares" in self._parts and self._moments is not None and not mask.all():
             fitted = least_squares(dense, kept, self._moments, intercept="bias" in self._parts)
         # What a mask that the layer carries hides remains as it was.
         flat = self._dense.detach().clone().reshape(-1)
@@ -183,7 +211,7 @@ class Refitter:
             return
         for (site, moments), origin in zip(self._places, self._origins, strict=True):
             target = site.shiftable
-            if target is None or origin is None:
+            if target is None or origin is None or moments is None:
                 continue
             shift = torch.einsum("gof,gf->go", dense, moments.dense_mean)
             shift -= torch.einsum("gof,gf->go", fitted, moments.mean)
@@ -215,16 +243,15 @@ def least_squares(dense: Tensor, kept: Tensor, moments: Moments, *, intercept: b
     assert moments.square is not None
     assert moments.cross is not None
     square, cross, mean = moments.square, moments.cross, moments.mean
-    whole = square + mean[:, :, None] * mean[:, None, :]
-    noise = NOISE * whole.diagonal(dim1=1, dim2=2).mean(dim=1)
     if not intercept:
-        square = whole
+        square = square + mean[:, :, None] * mean[:, None, :]
         cross = cross + mean[:, :, None] * (dense @ moments.dense_mean[:, :, None]).mT
     fitted = torch.zeros_like(dense)
     for group in range(len(dense)):
-        spread = float(square[group].diagonal().mean())
-        ridge = RIDGE * spread
-        if not spread > float(noise[group]):  # inputs that never change: nothing to learn from
+        spread = square[group].diagonal()
+        ridge = RIDGE * float(spread.mean())
+        # Inputs that never change but for rounding: nothing to learn from.
+        if not (spread > moments.rounding**2 * mean[group].square()).any():
             fitted[group] = dense[group] * kept[group]
             continue
         targets = cross[group].T + ridge * dense[group]

@@ -143,10 +143,10 @@ def certificate(allocation: Allocation) -> str:
             f"{count} of {len(allocation.names)} chosen options are interpolated: measure for "
             "this budget"
         )
-    costs = allocation.layer_costs[next(iter(allocation.layer_costs))]
-    if emptied := int((costs == 0).sum()):
+    kept = allocation.layer_costs.get("params", np.ones(1))
+    if emptied := int((kept == 0).sum()):
         parts.append(
-            f"{emptied} of {len(costs)} layers keep nothing: a floor (--floor LAYER=1%) leaves some"
+            f"{emptied} of {len(kept)} layers keep nothing: a floor (--floor LAYER=1%) leaves some"
         )
     return "; ".join(parts)
 

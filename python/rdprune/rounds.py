@@ -125,8 +125,7 @@ class Worker:
         self._relayout()
         self._check_finite(number)
         verify_sparsity_(self._model, nested)
-        again = evaluate if finetune else None
-        tuned = figures("evaluate", again(self._model)) if again else dict(pruned)
+        tuned = figures("evaluate", evaluate(self._model)) if evaluate and finetune else pruned
         save_weights(folder / "weights.safetensors", self._model)
         cost = self._settings.cost
         self._run.finish(

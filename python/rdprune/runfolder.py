@@ -84,7 +84,7 @@ class RunFolder:
 
     Raises
     ------
-    NotADirectoryError
+    FileExistsError
         If it is a file.
     ValueError
         If it has rounds but no history.
@@ -95,7 +95,7 @@ class RunFolder:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         if self.path.is_file():
-            raise NotADirectoryError(f"the run folder {str(path)!r} is a file, must be a folder")
+            raise FileExistsError(f"the run folder {str(path)!r} is a file, must be a folder")
         self.settings: dict[str, Any] = {}
         self.rounds: list[Round] = []
         self.dense: dict[str, float] = {}
@@ -119,14 +119,14 @@ class RunFolder:
             If it has others; names the first that differs.
         """
         wanted = json.loads(json.dumps(settings, allow_nan=False))
-        if self.rounds:
+        if self.rounds and wanted != self.settings:
             ours, theirs = _flat(wanted), _flat(self.settings)
-            for name in sorted({*ours, *theirs}):
-                if ours.get(name) != theirs.get(name):
-                    raise ValueError(
-                        f"{self.path} holds a run with {name} {_short(theirs.get(name))}, this one "
-                        f"has {_short(ours.get(name))}: take another folder"
-                    )
+            differ = [n for n in sorted({*ours, *theirs}) if ours.get(n, ...) != theirs.get(n, ...)]
+            name = differ[0] if differ else "identity"
+            raise ValueError(
+                f"{self.path} holds a run with {name} {_short(theirs.get(name))}, this one has "
+                f"{_short(ours.get(name))}: take another folder"
+            )
         self.path.mkdir(parents=True, exist_ok=True)
         remove_left_over(self.path)
         self.settings = wanted

@@ -70,12 +70,13 @@ def iterate(
     folder : path-like
         Run folder: ``history.json`` and a folder for each round.
     rounds : int
-        Number of rounds, at least 1. May be larger than when the folder was begun, which then goes
-        on as one round would: better say the last one from the start.
+        Number of rounds, at least 1. With `amount`, may be larger than when the folder was begun,
+        which then goes on as one round would: better say the last one from the start.
     amount : float
         Fraction of the remaining cost that a round removes, in (0, 1); by default 0.2.
     sparsity : float, optional
-        In place of `amount`: fraction of the cost that is removed after the last round.
+        In place of `amount`: fraction of the cost that is removed after the last round. A folder
+        goes on with the same number of rounds.
     finetune : callable, optional
         ``finetune(model, step)`` trains the model, masked by `torch.nn.utils.prune`, in place.
     evaluate : callable, optional
@@ -133,6 +134,8 @@ def iterate(
 
     Raises
     ------
+    FileExistsError
+        If the folder is a file.
     ValueError
         If an argument is out of range, the folder is of another run, or a round would keep
         nothing, or fine-tuning leaves a weight that is not finite.
@@ -161,6 +164,7 @@ def iterate(
     noise = isinstance(batches, Noise)
     case = Case(model, found, data, forward, seed, finetune is not None, rounds, noise)
     if run.rounds:  # it goes on as it was begun
+        _check_amount(settings.amount, sparsity, rounds, run)
         settings = taken_over(settings, case, told, run.settings)
     else:
         settings = decided(settings, case, told)
@@ -182,6 +186,17 @@ def iterate(
         worker.undo()
         raise
     return run.rounds[:rounds]
+
+
+def _check_amount(amount: float, sparsity: float | None, rounds: int, run: RunFolder) -> None:
+    """Refuse a sparsity and rounds that the folder was not begun with, in these words."""
+    begun = run.settings.get("amount")
+    if sparsity is not None and amount != begun:
+        raise ValueError(
+            f"{run.path} holds a run that removes {begun} of what is left in each round; sparsity "
+            f"{sparsity} in {rounds} rounds removes {amount:.6g}: give the rounds it was begun "
+            f"with, or amount={begun} for others, or take another folder"
+        )
 
 
 def _tuple(entries: str | Iterable[str]) -> tuple[str, ...]:

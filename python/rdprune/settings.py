@@ -186,7 +186,7 @@ def amount_of(amount: float | None, sparsity: float | None, rounds: int) -> floa
         )
     check_rounds(rounds)
     if rounds == 1:
-        return sparsity
+        return float(sparsity)
     found = float(1 - (1 - sparsity) ** (1 / rounds))
     kept = 1 - Fraction(repr(float(sparsity)))
     while (1 - Fraction(repr(found))) ** rounds < kept:  # not a weight fewer than was asked for

@@ -24,7 +24,8 @@ from rdprune.options import Masks, Option, magnitude_masks
 from rdprune.prefix import FEWEST, DivergedError, Prefix
 from rdprune.progress import Meter, progress_bar
 from rdprune.ranks import Ranks
-from rdprune.refitting import FitCost
+from rdprune.recovery import fits
+from rdprune.refitting import FITS, FitCost
 from rdprune.repairing import Write
 from rdprune.stacking import Stacker
 from rdprune.store import Shelf, Store, run_signature
@@ -306,6 +307,8 @@ def sign(runner: Runner, reference: Reference, *, distortion: str, recovery: str
         "responses": reference.projection,
         "seed": runner.seed,
     }
+    if fits(recovery):
+        settings["fits"] = FITS
     # The same outputs a little smaller: what is made of them tells projections apart.
     probe = reference.measure(output * 0.875 for output in reference.outputs)
     found = [*reference.outputs, torch.from_numpy(probe.errors)]

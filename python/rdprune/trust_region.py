@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rdprune.distortion import Measurement
 from rdprune.layers import Prunable
 from rdprune.masking import expected_kept
 from rdprune.progress import Meter
+from rdprune.recovery import NotFiniteError
 from rdprune.trial import Trial
 from rdprune_core import Allocation, RDTable, allocate
 from rdprune_core.constraints import Constraints
@@ -121,6 +123,7 @@ class Search:
         self._limit = limit
         self._meter = meter
         self._rounds: list[Round] = []
+        self._left = 0
         offset = network.offset()
         self._offset = np.zeros(1) if offset is None else offset
 
@@ -129,8 +132,14 @@ class Search:
         starts: Sequence[Allocation],
         budget: dict[str, int],
         on_round: Callable[[Refined], None] | None,
+        *,
+        last: bool = True,
     ) -> Refined:
-        """Refine the truly best of some allocations within a budget."""
+        """Refine the truly best of some allocations within a budget.
+
+        Where it is not the last one, passes are left for a start at the next.
+        """
+        self._left = 0 if last else self._network.repair + 1
         point = self._best(starts)
         start = point.distortion
         spacing = self._limit.spacing
@@ -157,6 +166,11 @@ class Search:
                 break
         return self._refined(point, start, budget)
 
+    def spent(self) -> bool:
+        """Whether too few passes are left for a start, and one at another budget after it."""
+        self._left = self._network.repair + 1
+        return self._too_many(self._network.repair + 1)
+
     def _best(self, starts: Sequence[Allocation]) -> _Point:
         """Visit starts, the first in any case, others as passes allow; the truly best of them."""
         points: list[_Point] = []
@@ -174,15 +188,19 @@ class Search:
 
     def _too_many(self, passes: int) -> bool:
         allowed = self._limit.passes
-        return allowed is not None and self._network.passes + passes > allowed
+        return allowed is not None and self._network.passes + passes + self._left > allowed
 
     def _visit(self, choice: NDArray[np.int64]) -> _Point:
         before = self._network.passes
         self._network.prune(self._kept(choice))
-        measured = self._network.measure()
-        self._meter.advance(STEP, self._network.passes - before)
+        try:
+            measured = self._network.measure()
+        except NotFiniteError:  # there is nothing to repair it by
+            return _Point(choice, math.inf, np.zeros(1))
+        finally:
+            self._meter.advance(STEP, self._network.passes - before)
         assert measured.response is not None
-        distortion = measured.distortion if math.isfinite(measured.distortion) else math.inf
+        distortion = measured.distortion if _is_finite(measured) else math.inf
         return _Point(choice, distortion, measured.response.astype(np.float64))
 
     def _measure(self, point: _Point, options: list[list[int]]) -> _Neighbours:
@@ -195,7 +213,7 @@ class Search:
             changes = {int(counts[point.choice[layer]]): np.zeros_like(point.error)}
             for count, measured in self._network.alternatives(name, asked):
                 assert measured.response is not None
-                if math.isfinite(measured.distortion):
+                if _is_finite(measured):
                     changes[count] = measured.response - point.error
                 self._meter.advance(STEP)
             found.append({k: changes[int(counts[k])] for k in row if int(counts[k]) in changes})
@@ -329,6 +347,14 @@ class Search:
         found = self._allocation(point, budget)
         rounds = tuple(self._rounds)
         return Refined(found, start, rounds, self._network.passes, self._network.found)
+
+
+def _is_finite(measured: Measurement) -> bool:
+    """Whether the distortion is, and the response, of which a callable may see nothing."""
+    response = measured.response
+    return math.isfinite(measured.distortion) and (
+        response is None or bool(np.isfinite(response).all())
+    )
 
 
 def _spaced(

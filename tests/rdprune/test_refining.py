@@ -351,16 +351,28 @@ class Divided(nn.Module):
         return self.c(found / found.mean(1, keepdim=True))
 
 
-@pytest.mark.parametrize("sparsity", [0.75, 0.8, 0.85])
-def test_starts_and_neighbours_that_are_not_finite_are_left_out(sparsity):
+def changed(dense: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    """Whether the class is another one, which NaN does not show."""
+    return (dense.argmax(1) != output.argmax(1)).double()
+
+
+@pytest.mark.parametrize("tied", [(), [("a.weight", "b.weight")]], ids=["free", "tied"])
+@pytest.mark.parametrize("kind", ["mse", changed])
+@pytest.mark.parametrize("sparsity", [0.7, 0.75, 0.8, 0.85])
+def test_starts_and_neighbours_that_are_not_finite_are_left_out(sparsity, kind, tied):
     """The best of the others is refined, and what is found is finite."""
     torch.manual_seed(0)
     model, rows = Divided(), [torch.randn(16, 4) for _ in range(2)]
-    table = measure(model, rows, levels=6, progress=False)
-    found = refine(model, rows, table, sparsity=sparsity, progress=False)
+    table = measure(model, rows, levels=6, distortion=kind, progress=False)
+    found = refine(
+        model, rows, table, sparsity=sparsity, distortion=kind, tied=tied, progress=False
+    )
+    if tied:
+        assert found.allocation.choice[0] == found.allocation.choice[1]
     assert np.isfinite(found.start)
     assert found.allocation.distortion <= found.start
-    assert verify(model, rows, found.allocation).true == found.allocation.distortion
+    report = verify(model, rows, found.allocation, distortion=kind)
+    assert report.true == found.allocation.distortion
 
 
 def test_no_finite_start():
@@ -421,9 +433,11 @@ def test_a_start_that_breaks_the_constraints(branches, rows):
 
 @pytest.mark.parametrize("recovery", ["none", "batchnorm", "bias", "least-squares+bias"])
 @pytest.mark.parametrize("most", [2, 5, 30, 60, 100])
-def test_passes_are_a_limit(network, batches, recovery, most):
+@pytest.mark.parametrize("path", [(), np.array([0.3, 0.5])], ids=["", "path"])
+def test_passes_are_a_limit(network, batches, recovery, most, path):
     """Beyond the first start nothing runs that would take more."""
     table = measure(network, batches, levels=9, recovery=recovery, progress=False)
-    least = refine(network, batches, table, sparsity=0.6, passes=0, rounds=5, progress=False).passes
-    found = refine(network, batches, table, sparsity=0.6, passes=most, rounds=5, progress=False)
+    options = {"sparsity": 0.6, "rounds": 5, "path": path, "progress": False}
+    least = refine(network, batches, table, passes=0, **options).passes
+    found = refine(network, batches, table, passes=most, **options)
     assert found.passes <= max(most, least)

@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from rdprune import measure, prunable, repair_, verify
+from rdprune import measure, prunable, repair_, sweeping, verify
 from rdprune.batches import Runner, preserved
 from rdprune.masking import apply_, strip_
+from rdprune.recovery import NotFiniteError
 from rdprune.refitting import RIDGE, FitCost, Moments, least_squares
 from rdprune.repairing import Writer
+from rdprune.store import Store
 from rdprune_core import Allocation, allocate
 
 
@@ -106,20 +108,121 @@ def test_layers_behind_an_emptied_one_are_repaired(seed):
     torch.testing.assert_close(model(x).mean(0), mean)
 
 
-def test_inputs_far_from_zero():
-    """A fit sees what changes about a mean a thousand times as large."""
+@pytest.mark.parametrize("odd", [0, 1], ids=["alike", "an odd batch first"])
+def test_inputs_far_from_zero(odd):
+    """In float32 a fit sees what changes about a mean a thousand times as large, as in float64."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 8))
-    x = torch.randn(256, 8) @ (0.3 + torch.eye(8))
+    x = torch.randn(2, 128, 8) @ (0.3 + torch.eye(8)) + 1000
+    batches = [*[torch.zeros(4, 8)] * odd, *x]
     mask = {"0.weight": model[0].weight.detach().abs() > 0.15}
     found = []
-    for shift in (0.0, 1000.0):
-        pruned = deepcopy(model)
+    for dtype in (torch.float32, torch.float64):
+        pruned = deepcopy(model).to(dtype)
         apply_(pruned, mask)
-        repair_(pruned, [x + shift], recovery="least-squares+bias")
+        repair_(pruned, [batch.to(dtype) for batch in batches], recovery="least-squares+bias")
         strip_(pruned)
-        found.append(pruned[0].weight.detach())
-    torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-3)
+        found.append(pruned[0].weight.detach().double())
+    torch.testing.assert_close(found[0], found[1], rtol=2e-3, atol=2e-3)
+    assert (found[1] - model[0].weight.detach() * mask["0.weight"]).abs().max() > 0.01
+
+
+def test_one_input_that_is_large_and_constant():
+    """It does not hide that the others change."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8)).double()
+    x = torch.randn(256, 8, dtype=torch.float64) @ (0.3 + torch.eye(8, dtype=torch.float64))
+    x[:, 3] = 1e6
+    with torch.no_grad():
+        expected = model(x)
+    apply_(model, {"0.weight": model[0].weight.detach().abs() > 0.15})
+    errors = []
+    for recovery in ("bias", "least-squares+bias"):
+        repaired = deepcopy(model)
+        repair_(repaired, [x], recovery=recovery)
+        with torch.no_grad():
+            errors.append(float((repaired(x) - expected).square().mean()))
+    assert errors[1] < 0.8 * errors[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_types_are_fitted(dtype):
+    """Products of a hundred thousand rows are taken in float32."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8)).to(dtype)
+    x = (torch.randn(100_000, 8) @ (0.3 + torch.eye(8))).to(dtype)
+    with torch.no_grad():
+        expected = model(x).float()
+    apply_(model, {"0.weight": model[0].weight.detach().abs() > 0.15})
+    errors = []
+    for recovery in ("bias", "least-squares+bias"):
+        repaired = deepcopy(model)
+        repair_(repaired, [x], recovery=recovery)
+        with torch.no_grad():
+            errors.append(float((repaired(x).float() - expected).square().mean()))
+    assert errors[1] < 0.8 * errors[0]
+
+
+class Routed(nn.Module):
+    """Two experts, each of which gets the rows of one sign, perhaps none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 6)
+        self.second = nn.Linear(6, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found = torch.zeros_like(x)
+        for expert, rows in ((self.first, x[:, 0] > 0), (self.second, x[:, 0] <= 0)):
+            found[rows] = expert(x[rows])
+        return found
+
+
+@pytest.mark.parametrize("recovery", ["bias", "least-squares+bias"])
+def test_calls_without_rows(recovery):
+    """They say nothing; a layer that never gets a row keeps its bias and its kept weights."""
+    torch.manual_seed(0)
+    model = Routed()
+    mixed = torch.randn(32, 6)
+    positive = torch.cat([mixed[:, :1].abs(), mixed[:, 1:]], 1)
+    masks = {n: p.parameter.detach().abs() > 0.2 for n, p in prunable(model).items()}
+    found = []
+    for batches in ([positive, mixed], [mixed[mixed[:, 0] > 0], mixed], [positive]):
+        pruned = deepcopy(model)
+        apply_(pruned, masks)
+        repair_(pruned, batches, recovery=recovery)
+        strip_(pruned)
+        assert all(p.isfinite().all() for p in pruned.parameters())
+        found.append(pruned.second)
+    torch.testing.assert_close(found[0].weight, found[1].weight)
+    torch.testing.assert_close(found[0].bias, found[1].bias)
+    assert torch.equal(found[2].bias, model.second.bias)
+    assert torch.equal(found[2].weight, model.second.weight * masks["second.weight"])
+
+
+def test_inputs_that_are_not_finite_are_named():
+    """By the layer that gets them."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    apply_(model, {n: p.parameter.detach() > 0 for n, p in prunable(model).items()})
+    x = torch.randn(8, 4)
+    x[2, 1] = torch.inf
+    with pytest.raises(NotFiniteError, match=r"layer '0\.weight' cannot be fitted: its inputs"):
+        repair_(model, [x], recovery="least-squares")
+
+
+def test_a_store_of_other_fits_is_not_used(tmp_path, monkeypatch):
+    """Rows of fits by another version are measured anew; those without fits are found."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 4)), [torch.randn(32, 4)]
+    for recovery, more in (("bias", True), ("none", False)):
+        sizes = []
+        for version in (1, 2):
+            monkeypatch.setattr(sweeping, "FITS", version)
+            folder = tmp_path / recovery
+            measure(model, x, levels=3, recovery=recovery, store=folder, progress=False)
+            with Store(folder) as store:
+                sizes.append(store.execute("SELECT COUNT(*) FROM measurement", ())[0][0])
+        assert (sizes[1] > sizes[0]) == more
 
 
 @pytest.mark.parametrize("name", ["conv", "up", "linear"])

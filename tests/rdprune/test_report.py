@@ -68,6 +68,17 @@ def test_allocation_table_tells_of_layers_that_keep_nothing() -> None:
     )
 
 
+def test_layers_that_keep_nothing_are_of_weights() -> None:
+    """Other costs, whatever their place, do not count; without weights nothing is said."""
+    costs = {"macs": [[0, 0], [20, 10]], "params": [[10, 5], [10, 0]]}
+    table = RDTable.from_arrays(costs, [[0.0, 1.0]] * 2, options=["0.0", "0.5"])
+    caption = report.certificate(allocate(table, budget={"params": 10}))
+    assert "; 1 of 2 layers keep nothing" in caption
+    assert "keep nothing" not in report.certificate(allocate(table, budget={"params": 20}))
+    times = RDTable.from_arrays({"ns": [[9, 0]]}, [[0.0, 1.0]], options=["0.0", "1.0"])
+    assert "keep nothing" not in report.certificate(allocate(times, budget={"ns": 0}))
+
+
 def test_compare_table_stars_the_best_only() -> None:
     """In every column and sparsity the star stands at the best method, and nowhere else."""
     rows = [

@@ -518,6 +518,27 @@ def test_an_identity_of_the_callers(network, batches, tmp_path):
         iterate(again, batches, rounds=2, identity={"steps": 1}, **options)
 
 
+@pytest.mark.parametrize("identity", [{"blend": 0.5}, {"crop": None}, {}])
+def test_an_identity_is_compared_whole(network, batches, tmp_path, identity):
+    """Also one whose entries a setting, or nothing, would look like."""
+    again = copy.deepcopy(network)
+    options = {"folder": tmp_path, "rounds": 1, "levels": 3, "progress": False}
+    iterate(network, batches, identity=identity, **options)
+    with pytest.raises(ValueError, match=r"holds a run with (blend|crop|identity)"):
+        iterate(again, batches, **options, **({"blend": 0.5} if "blend" in identity else {}))
+
+
+def test_a_folder_of_a_sparsity_and_other_rounds(network, batches, tmp_path):
+    """The refusal speaks of them, and says how to go on."""
+    options = {"folder": tmp_path, "levels": 9, "progress": False}
+    again = copy.deepcopy(network)
+    iterate(network, batches, rounds=2, sparsity=0.5, **options)
+    amount = read_history(tmp_path / "history.json")[0]["amount"]
+    with pytest.raises(ValueError, match=r"sparsity 0\.5 in 3 rounds removes 0\.206299: giv"):
+        iterate(copy.deepcopy(again), batches, rounds=3, sparsity=0.5, **options)
+    assert len(iterate(again, batches, rounds=3, amount=amount, **options)) == 3
+
+
 def test_a_long_identity_names_what_differs(network, batches, tmp_path):
     """Entries that are the same are not shown, so that there is room for the others."""
     again = copy.deepcopy(network)
@@ -562,7 +583,7 @@ def test_bad_sparsity(network, batches, tmp_path, options, message):
 def test_the_folder_is_a_file(network, batches, tmp_path):
     """The error says so."""
     (tmp_path / "run").write_text("mine")
-    with pytest.raises(NotADirectoryError, match=r"the run folder .*run' is a file, must be a fol"):
+    with pytest.raises(FileExistsError, match=r"the run folder .*run' is a file, must be a fol"):
         iterate(network, batches, folder=tmp_path / "run", progress=False)
 
 
