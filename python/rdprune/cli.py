@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -65,8 +66,21 @@ for group in GROUPS:
 app.add_typer(bench, name="bench")
 
 
+def _warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """Return a warning as a line of the command, not of its source code."""
+    del category, filename, lineno, line
+    return f"rdprune: warning: {message}\n"
+
+
 def main() -> None:
     """Run the command; the entry point of the ``rdprune`` script."""
+    warnings.formatwarning = _warning
     app(prog_name="rdprune")
 
 

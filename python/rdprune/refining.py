@@ -274,9 +274,11 @@ def _check_keeps(allocation: Allocation, table: RDTable, constraints: Constraint
         group = constraints.groups[at]
         first = int((constraints.groups == group).argmax())
         if not constraints.allowed[where[at]]:
+            given = constraints.reasons.items()  # by the names that were given
+            reasons = [why for key, row in given if table.layer(key) == at for why in row]
             raise ValueError(
-                f"allocation has option {allocation.options[at]!r} in layer {name!r}, but "
-                + " and ".join(constraints.reasons[name])
+                f"allocation has option {allocation.options[at]!r} in layer {name!r}, against "
+                f"{' and '.join(reasons)}: give another start, or the budget in place of it"
             )
         if allocation.choice[at] != allocation.choice[first]:
             raise ValueError(

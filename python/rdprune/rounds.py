@@ -121,7 +121,8 @@ class Worker:
         seed = self._settings.seed + number
         step = Step(number, rounds, 1 - checked.kept_total / self._dense, folder, seed)
         returned = self._finetune(finetune, step)
-        strip_(self._model)
+        if any(layer.masked for layer in all_layers(self._model).values()):  # or `finetune` did
+            strip_(self._model)
         self._relayout()
         self._check_finite(number)
         verify_sparsity_(self._model, nested)

@@ -193,9 +193,9 @@ def _check_amount(amount: float, sparsity: float | None, rounds: int, run: RunFo
     begun = run.settings.get("amount")
     if sparsity is not None and amount != begun:
         raise ValueError(
-            f"{run.path} holds a run that removes {begun} of what is left in each round; sparsity "
-            f"{sparsity} in {rounds} rounds removes {amount:.6g}: give the rounds it was begun "
-            f"with, or amount={begun} for others, or take another folder"
+            f"{run.path} holds a run of another sparsity or number of rounds: it removes {begun} "
+            f"of what is left in each, sparsity {sparsity} in {rounds} would remove {amount:.6g}; "
+            f"give those it was begun with, or amount={begun} (--amount), or take another folder"
         )
 
 

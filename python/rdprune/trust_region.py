@@ -21,6 +21,7 @@ from rdprune_core.constraints import Constraints
 
 DAMPING = (1.0, 4.0)  # prices on the squares of the changes, where the nearest neighbours fail
 STEP = "refining"  # what the progress bar calls a pass
+CLOSER = "the table has no closer options"
 LEAST_GAIN = 1e-6  # of the true distortion
 
 
@@ -64,6 +65,8 @@ class Refined:
         Runs of the network over all batches in all, those that the store saved among them.
     found : int
         Measurements that the store had.
+    ended : str
+        Why the last budget had no further round; empty if all rounds were done.
     """
 
     allocation: Allocation
@@ -71,6 +74,7 @@ class Refined:
     rounds: tuple[Round, ...]
     passes: int
     found: int = 0
+    ended: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,14 +145,19 @@ class Search:
         """
         self._left = 0 if last else self._network.repair + 1
         point = self._best(starts)
-        start = point.distortion
+        start, ended = point.distortion, ""
         spacing = self._limit.spacing
         for _ in range(self._limit.rounds):
             options = self._window(point.choice, spacing)
             needed = sum(len(row) - 1 for row in options)
             spent = self._network.passes
+            if needed == 0:
+                ended = f"{CLOSER} at all"
+                break
             # Back to the point, its neighbours, and one step.
-            if needed == 0 or self._too_many(needed + 3 * self._network.repair + 1):
+            more = needed + 3 * self._network.repair + 1
+            if self._too_many(more):
+                ended = f"another round may take {more:,} passes, more than are left"
                 break
             self._network.prune(self._kept(point.choice))
             neighbours = self._measure(point, options)
@@ -163,8 +172,9 @@ class Search:
             if not whole:
                 spacing /= 2
             if not moved and self._window(point.choice, spacing) == options:
+                ended = f"no step gained, and {CLOSER} to try (a table of more levels has some)"
                 break
-        return self._refined(point, start, budget)
+        return replace(self._refined(point, start, budget), ended=ended)
 
     def spent(self) -> bool:
         """Whether too few passes are left for a start, and one at another budget after it."""

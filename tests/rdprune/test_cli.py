@@ -399,6 +399,17 @@ def test_prune_in_one_shot() -> None:
 
 
 @pytest.mark.usefixtures("here")
+def test_warnings_are_lines_of_the_command() -> None:
+    """A batch of three is warned of without a path or a line of the source."""
+    Path("few.py").write_text("import torch\ndef batches():\n    return [torch.randn(3, 8)]\n")
+    use = ["measure", "--model", "mine:model", "--data", "few:batches", "--recovery", "batchnorm"]
+    command = [sys.executable, "-m", "rdprune", *use, "--levels", "3", "--output", "few.npz"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "rdprune: warning: batch 0 of 1 has 3 samples, too few for Batch" in done.stderr
+    assert ".py" not in done.stderr
+
+
+@pytest.mark.usefixtures("here")
 def test_iterate_goes_on() -> None:
     """Rounds are tuned and evaluated; a second call with more rounds keeps the first ones."""
     use = ["iterate", *USE, "--amount", "0.3", "--folder", "run", "--levels", "11", "--rewind"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -45,6 +46,14 @@ def test_refine_goes_on_from_its_own_file() -> None:
     report = succeed("verify", *USE, "--allocation", "refined.json", "--table", "r.npz")
     assert report["ratio"] == pytest.approx(1, rel=1e-4)
     assert report["additive"] > 0
+    layer = found.names[1]
+    bounded = succeed("refine", *rest, "--sparsity", "0.6", "--floor", f"{layer}=100%")
+    kept = dict(zip(found.names, bounded["allocation"]["layer_costs"]["params"], strict=True))
+    assert kept[layer] == math.prod(found.metadata["shapes"][layer])
+    refused = invoke("refine", *rest, "--allocation", "refined.json", "--cap", f"{layer}=0")
+    assert "give another start" in refused.stderr
+    spent = invoke("refine", *rest, "--sparsity", "0.7", "--passes", "30")
+    assert "ended: another round may take" in " ".join(spent.stdout.split())
     methods = ["--method", "rdprune", "--method", "refined"]
     rows = succeed("compare", *USE, "r.npz", "--sparsity", "0.7", *methods)
     assert [row["method"] for row in rows] == ["rdprune", "refined"]
@@ -57,8 +66,11 @@ def test_apply_repairs_as_measured() -> None:
     succeed("measure", *USE, "--levels", "5", "--recovery", "bias", "--output", "b.npz")
     succeed("allocate", "b.npz", "--sparsity", "0.5", "--output", "b.json")
     rest = ["apply", "--model", "mine:model", "--allocation", "b.json", "--output"]
-    succeed(*rest, "plain.safetensors")
-    succeed(*rest, "bias.safetensors", "--repair-data", "mine:batches")
+    shown = invoke(*rest, "plain.safetensors")
+    assert "measured in the state bias, and nothing is repaired: give --repair-d" in shown.stderr
+    assert "weights kept, not repaired; written" in " ".join(shown.stdout.split())
+    done = succeed(*rest, "bias.safetensors", "--repair-data", "mine:batches")
+    assert done["repair"] == "bias"
     fitted = ["--recovery", "least-squares"]
     succeed(*rest, "fit.safetensors", "--repair-data", "mine:batches", *fitted)
     plain, bias, fit = (load_file(f"{n}.safetensors") for n in ("plain", "bias", "fit"))

@@ -424,11 +424,26 @@ def test_a_start_that_breaks_the_constraints(branches, rows):
     start = Allocation.from_choice(table, [3, 3, 1, 2], budget={"params": 80})
     refined = lambda **options: refine(branches, rows, table, start, progress=False, **options)  # noqa: E731
     with pytest.raises(
-        ValueError, match=r"option '0\.6' in layer 'layers\.0\.weight', but the floor params >= 27"
+        ValueError,
+        match=r"option '0\.6' in layer 'layers\.0\.weight', against the floor params >= 27",
     ):
         refined(floors={"layers.0.weight": "90%"})
+    with pytest.raises(ValueError, match="against the floor params >= 27: give another start"):
+        refined(floors={"layers.0": "90%"})
+    with pytest.raises(ValueError, match="against its forbidden options: give another start"):
+        refined(forbidden={"layers.0": ["0.6"]})
     with pytest.raises(ValueError, match=r"'layers\.3\.weight' and '0\.2' in 'layers\.2\.w"):
         refined(tied=[("layers.2.weight", "layers.3.weight")])
+
+
+def test_why_it_ended(network, batches, table):
+    """Said where there is no further round for another reason than that all were done."""
+    options = {"sparsity": 0.6, "progress": False}
+    assert refine(network, batches, table, rounds=1, **options).ended == ""
+    spent = refine(network, batches, table, passes=8, **options).ended
+    assert "more than are left" in spent
+    coarse = measure(network, batches, levels=2, recovery="batchnorm", progress=False)
+    assert "no closer options" in refine(network, batches, coarse, **options).ended
 
 
 @pytest.mark.parametrize("recovery", ["none", "batchnorm", "bias", "least-squares+bias"])

@@ -41,7 +41,11 @@ Samples = Annotated[int, typer.Option(help="Number of inputs for --noise.")]
 Folder = Annotated[Path, typer.Option(help="Run folder; a run that was stopped goes on there.")]
 FinetuneSpec = Annotated[
     str | None,
-    typer.Option(metavar="MODULE:FUNCTION", help="function(model, step) that trains the model."),
+    typer.Option(
+        metavar="MODULE:FUNCTION",
+        help="function(model, step) that trains the model, masked, and returns named figures or "
+        "nothing; step has number, rounds, sparsity, folder and seed.",
+    ),
 ]
 EvaluateSpec = Annotated[
     str | None,
@@ -222,6 +226,13 @@ def _run(
     show_run(json, folder, history)
 
 
+def _stages(repair: str) -> str:
+    """Say which network the columns are of."""
+    if repair == "none":
+        return "distortion and pruned figures: as masked, before any fine-tune"
+    return f"distortion: as masked; pruned figures: repaired ({repair}), before any fine-tune"
+
+
 def show_run(json: str | None, folder: Path, history: Sequence[Round], **more: Any) -> None:
     """Show the rounds of a run and where its weights are; `more` goes into the JSON, first."""
     from rdprune.runfolder import RunFolder
@@ -229,6 +240,7 @@ def show_run(json: str | None, folder: Path, history: Sequence[Round], **more: A
     run = RunFolder(folder)
     measured = {name: run.settings.get(name) for name in ("recovery", "distortion")}
     measured["blend"] = run.settings.get("blend", 0.0)
+    repair = run.settings.get("repair", "none")
     weights = folder / f"round-{len(history):03d}" / "weights.safetensors"
     payload = {
         **more,
@@ -240,8 +252,10 @@ def show_run(json: str | None, folder: Path, history: Sequence[Round], **more: A
     }
     said = (
         f"distortion: {measured['distortion']}, state {measured['recovery']}, blend "
-        f"{measured['blend']:g}; pruned figures: as masked, before any fine-tune"
+        f"{measured['blend']:g}; {_stages(repair)}"
     )
+    if repair == "none" and "identity" not in run.settings:  # which a fine-tune brings
+        said += "\nnothing repaired or trained: a --repair, or rdprune search, may keep more"
     if len(run.rounds) > len(history):
         said += f"\n{folder} has {len(run.rounds)} rounds; asked for and shown: {len(history)}"
     lines = f"{said}\npruned weights written to {weights}"

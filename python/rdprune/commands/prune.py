@@ -74,8 +74,15 @@ def apply(
     rdprune.apply_(network, made)
     if recovery is not None and repair_data is None:
         raise ValueError("--recovery needs --repair-data, batches to repair on")
+    measured = chosen.metadata.get("recovery", "none")
+    state = "none"
+    if repair_data is None and measured != "none":
+        typer.echo(
+            f"rdprune: warning: {allocation} was measured in the state {measured}, and nothing is "
+            "repaired: give --repair-data, batches to repair on",
+            err=True,
+        )
     if repair_data is not None:
-        measured = chosen.metadata.get("recovery", "none")
         state = recovery or ("batchnorm" if measured == "none" else measured)
         if not rdprune.repair_(network, load_batches(repair_data, "--repair-data"), recovery=state):
             raise ValueError("--repair-data: the model has no BatchNorm statistics to re-estimate")
@@ -90,8 +97,10 @@ def apply(
         "kept": kept,
         "kept_total": sum(kept.values()),
         "dense": total,
+        "repair": state,
     }
-    line = f"{sum(kept.values()):,} of {total:,} weights kept; written to {output}"
+    done = "not repaired" if state == "none" else f"repaired: {state}"
+    line = f"{sum(kept.values()):,} of {total:,} weights kept, {done}; written to {output}"
     emit(json, payload, lambda out: out.print(line))
 
 

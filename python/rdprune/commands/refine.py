@@ -22,7 +22,14 @@ from rdprune.commands.options import (
     fraction,
 )
 from rdprune.commands.solve import parse_budget
-from rdprune.console import check_folders, emit, load_batches, load_model, warn_of_other_weights
+from rdprune.console import (
+    check_folders,
+    emit,
+    load_batches,
+    load_model,
+    pairs,
+    warn_of_other_weights,
+)
 from rdprune_core import Allocation, RDTable
 
 if TYPE_CHECKING:
@@ -49,7 +56,14 @@ def refine(
     sparsity: Sparsity = None,
     budget: Budgets = None,
     allocation: Annotated[
-        Path | None, typer.Option(help="Allocation to start from, with its budget.")
+        Path | None,
+        typer.Option(help="Allocation to start from, with its budget; not its floors and caps."),
+    ] = None,
+    floor: Annotated[
+        list[str] | None, typer.Option(metavar="LAYER=COST", help="Least cost of a layer.")
+    ] = None,
+    cap: Annotated[
+        list[str] | None, typer.Option(metavar="LAYER=COST", help="Most cost of a layer.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=0, help="At most so many at each sparsity.")] = 3,
     radius: Annotated[int, typer.Option(help="Neighbours measured on each side.")] = 2,
@@ -57,7 +71,7 @@ def refine(
         float, typer.Option(help="Between them, as a fraction of the layer's weights.")
     ] = 0.04,
     passes: Annotated[
-        int | None, typer.Option(min=0, help="Most runs of the network in all.")
+        int | None, typer.Option(min=0, help="Most runs of the network in all; one start is run.")
     ] = None,
     path: Annotated[
         str, typer.Option(help="Sparsities to refine at on the way, such as 0.3,0.5,0.7.")
@@ -90,6 +104,8 @@ def refine(
         passes=passes,
         path=_path(path),
         recovery=recovery,
+        floors=pairs("--floor", "LAYER=COST", floor),
+        caps=pairs("--cap", "LAYER=COST", cap),
         store=store,
         on_round=lambda now: now.allocation.save(output),
     )
@@ -125,4 +141,6 @@ def _rounds(found: Refined) -> Table:
             f"{entry.passes}",
         )
     grid.caption = f"{found.passes} passes over the batches, starting points included"
+    if found.ended:
+        grid.caption += f"\nended: {found.ended}"
     return grid
