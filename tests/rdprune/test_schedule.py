@@ -589,7 +589,8 @@ def test_a_finetune_that_takes_the_masks_off(network, batches, tmp_path, filled)
         strip_(model)
         if filled:
             with torch.no_grad():
-                model.conv1.weight += 1
+                for layer in prunable(model).values():
+                    layer.parameter += 1
 
     options = {"folder": tmp_path, "rounds": 1, "levels": 3, "progress": False}
     if filled:
