@@ -590,7 +590,7 @@ def test_a_finetune_that_takes_the_masks_off(network, batches, tmp_path, filled)
         if filled:
             with torch.no_grad():
                 for layer in prunable(model).values():
-                    layer.parameter += 1
+                    layer.parameter.add_(1)
 
     options = {"folder": tmp_path, "rounds": 1, "levels": 3, "progress": False}
     if filled:
