@@ -77,7 +77,7 @@ def test_residual_network(recovery):
     """A residual network with functional shortcuts gives the plain loop's table."""
     torch.manual_seed(0)
     model = ResNet(14, stride=2)
-    _both(model, _data(3, 3, 16, 16), recovery=recovery, ignore=["layer1.1", "layer2.1"])
+    _both(model, _data(4, 3, 16, 16), recovery=recovery, ignore=["layer1.1", "layer2.1"])
 
 
 def test_later_layers_cost_less():

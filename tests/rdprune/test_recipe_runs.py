@@ -124,10 +124,13 @@ def test_another_fine_tune_in_the_folder(tmp_path):
     run(name, *options, "--rounds", "1", "--steps", "1")
     found = run(name, *options, "--rounds", "2", "--steps", "1")
     assert len(found["rounds"]) == 2
-    for changed in (["--steps", "2"], ["--steps", "1", "--tested", "5"]):
+    for changed, said in (
+        (["--steps", "2"], "steps 1, this one has 2"),
+        (["--steps", "1", "--tested", "5"], "tested 4, this one has 5"),
+    ):
         result = CliRunner().invoke(app, ["recipe", name, *options, "--rounds", "3", *changed])
         assert result.exit_code == 2
-        assert "holds a run with identity" in result.stderr
+        assert f"holds a run with {said}" in result.stderr
 
 
 @pytest.fixture
