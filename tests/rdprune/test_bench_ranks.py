@@ -26,7 +26,7 @@ def test_two_ranks_measure_what_one_does(tmp_path):
     ]
     assert rows[0]["speedup"] == rows[0]["cpu_speedup"] == 1.0
     for row in rows:
-        assert row["wall_s"] >= row["cpu_s"] > 0
+        assert row["wall_s"] >= 0.99 * row["cpu_s"] > 0  # two clocks
         assert row["speedup"] == rows[0]["wall_s"] / row["wall_s"]
 
 
