@@ -43,15 +43,15 @@ def read_offset(table: RDTable, offset: ArrayLike | None) -> NDArray[np.float64]
     return before if given is None else before + given
 
 
-def joint_distortion(table: RDTable, change: NDArray[np.float64]) -> float:
-    """Joint distortion of a sum of responses, float64 (m,); see `RDTable.offset`."""
-    if table.offset is None:
+def joint_distortion(offset: NDArray[np.float64] | None, change: NDArray[np.float64]) -> float:
+    """Joint distortion of a sum of responses, float64 (m,), added to what `RDTable.offset` says."""
+    if offset is None:
         return float(np.mean(change**2))
-    return float(np.mean((table.offset + change) ** 2)) - _constant(table)
+    return float(np.mean((offset + change) ** 2)) - _constant(offset)
 
 
-def _constant(table: RDTable) -> float:
-    return 0.0 if table.offset is None else float(np.mean(table.offset**2))
+def _constant(offset: NDArray[np.float64] | None) -> float:
+    return 0.0 if offset is None else float(np.mean(offset**2))
 
 
 def predictions(table: RDTable, allocation: Allocation) -> tuple[float, float | None]:
@@ -95,7 +95,7 @@ def predictions(table: RDTable, allocation: Allocation) -> tuple[float, float | 
     if table.responses is None:
         return additive, None
     total = np.sum([table.responses[layer][k].astype(np.float64) for layer, k in chosen], axis=0)
-    return additive, joint_distortion(table, total)
+    return additive, joint_distortion(table.offset, total)
 
 
 def solve_joint(
@@ -146,7 +146,7 @@ def solve_joint(
         time_limit=time_limit,
         memory_limit=memory_limit,
     )
-    constant = _constant(table)
+    constant = _constant(table.offset)
     return Allocation.from_choice(
         table,
         solution.choice,

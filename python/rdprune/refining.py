@@ -26,7 +26,7 @@ from rdprune.compared import in_question
 from rdprune.criteria import SampleErrors, parse
 from rdprune.layers import Prunable, signature
 from rdprune.progress import progress_bar
-from rdprune.recovery import fits, spelled, warn_of_few
+from rdprune.recovery import fits, spelled
 from rdprune.trial import table_layers, trial
 from rdprune.trust_region import Limit, Refined, Search
 from rdprune_core import Allocation, RDTable, allocate, predictions
@@ -137,7 +137,6 @@ def refine(
     kind = table.metadata.get("distortion", "mse") if distortion is None else distortion
     projection = int(table.metadata.get("projection") or PROJECTION)
     data = read(batches)
-    warn_of_few(model, state, data)
     limit = Limit(rounds, radius, spacing, passes)
     # What the allocation found was measured in, and on.
     metadata = {"recovery": state, "distortion": parse(kind).name, "model": signature(model)}

@@ -93,9 +93,7 @@ class Worker:
 
     def undo(self) -> None:
         """Give the model back as it was before the first round, after an error in any."""
-        if any(layer.masked for layer in all_layers(self._model).values()):
-            strip_(self._model)
-        self._relayout()
+        self._strip()
         current = self._model.state_dict()
         for name, value in self._start.items():
             current[name].copy_(value)
@@ -121,9 +119,7 @@ class Worker:
         seed = self._settings.seed + number
         step = Step(number, rounds, 1 - checked.kept_total / self._dense, folder, seed)
         returned = self._finetune(finetune, step)
-        if any(layer.masked for layer in all_layers(self._model).values()):  # or `finetune` did
-            strip_(self._model)
-        self._relayout()
+        self._strip()
         self._check_finite(number)
         verify_sparsity_(self._model, nested)
         tuned = figures("evaluate", evaluate(self._model)) if evaluate and finetune else pruned
@@ -306,11 +302,14 @@ class Worker:
             masked = f"{name}_orig"
             current[masked if masked in current else name].copy_(value)
 
-    def _relayout(self) -> None:
-        """Give the parameters back the memory format that masks may have changed.
+    def _strip(self) -> None:
+        """Take off the masks that are left, and give back the memory format they have changed.
 
-        Kernels sum in another order in another format, and a resumed run must not differ.
+        A fine-tune may have taken them off. Kernels sum in another order in another format, and a
+        resumed run must not differ.
         """
+        if any(layer.masked for layer in all_layers(self._model).values()):
+            strip_(self._model)
         for name, parameter in self._model.named_parameters():
             if parameter.stride() != self._strides[name]:
                 data = torch.empty_strided(

@@ -28,7 +28,7 @@ from rdprune.memory import release
 from rdprune.options import MASK
 from rdprune.probing import backward_cost
 from rdprune.progress import progress_bar
-from rdprune.recovery import batchnorms, fits, recovered, spelled, warn_of_few
+from rdprune.recovery import batchnorms, fits, recovered, spelled
 from rdprune.searchspace import ends, first_optimum, fitting, space, start
 from rdprune.trial import Trial, trial
 from rdprune_core import Allocation, RDTable, __version__
@@ -199,7 +199,6 @@ def search(
         found = named_layers(model, allocation.names, "allocation")
     check_layers(found)
     data = read(batches)
-    warn_of_few(model, state, data)
     with recovered(model, state), preserved(model):
         macs = layer_macs(found, Runner(model, data, forward, seed))
     about = _about(model, found, parse(kind).name, state, seed, forward)

@@ -23,7 +23,7 @@ from rdprune.magnitude import magnitude_order, order_mask, saved_weights, write_
 from rdprune.options import MASK, Option, magnitude_key
 from rdprune.prefix import Prefix
 from rdprune.probing import RemovedSums, backward_cost, first_order_about, gradients_tell
-from rdprune.recovery import fits, recovered
+from rdprune.recovery import fits, recovered, warn_of_few
 from rdprune.refitting import FitCost
 from rdprune.repairing import Write, Writer, unmasked_copy
 from rdprune.store import Shelf, Store
@@ -346,6 +346,7 @@ def trial(
     """
     with ExitStack() as stack:
         stack.enter_context(saved_weights(layer.parameter for layer in layers.values()))
+        warn_of_few(model, recovery, data)
         stack.enter_context(recovered(model, recovery))
         stack.enter_context(preserved(model))
         kind = parse(distortion)

@@ -18,6 +18,7 @@ from rdprune.recovery import NotFiniteError
 from rdprune.trial import Trial
 from rdprune_core import Allocation, RDTable, allocate
 from rdprune_core.constraints import Constraints
+from rdprune_core.joint import joint_distortion
 
 DAMPING = (1.0, 4.0)  # prices on the squares of the changes, where the nearest neighbours fail
 STEP = "refining"  # what the progress bar calls a pass
@@ -127,9 +128,8 @@ class Search:
         self._limit = limit
         self._meter = meter
         self._rounds: list[Round] = []
-        self._left = 0
-        offset = network.offset()
-        self._offset = np.zeros(1) if offset is None else offset
+        self._left = network.repair + 1  # passes for a start at the last budget
+        self._offset = network.offset()
 
     def run(
         self,
@@ -141,9 +141,10 @@ class Search:
     ) -> Refined:
         """Refine the truly best of some allocations within a budget.
 
-        Where it is not the last one, passes are left for a start at the next.
+        Until the last budget, passes for a start there are left.
         """
-        self._left = 0 if last else self._network.repair + 1
+        if last:
+            self._left = 0
         point = self._best(starts)
         start, ended = point.distortion, ""
         spacing = self._limit.spacing
@@ -177,8 +178,7 @@ class Search:
         return replace(self._refined(point, start, budget), ended=ended)
 
     def spent(self) -> bool:
-        """Whether too few passes are left for a start, and one at another budget after it."""
-        self._left = self._network.repair + 1
+        """Whether too few passes are left for a start before the last budget."""
         return self._too_many(self._network.repair + 1)
 
     def _best(self, starts: Sequence[Allocation]) -> _Point:
@@ -255,7 +255,7 @@ class Search:
             tries.append(((self._limit.radius + 1) // 2, 0.0))
         tries += [(1, damping) for damping in DAMPING]
         seen: list[list[int]] = [point.choice.tolist()]
-        predicted = self._joint(point.error)
+        predicted = joint_distortion(self._offset, point.error)
         for attempt, (radius, damping) in enumerate(tries):
             choice, value = self._solve(point, around, radius, damping, budget)
             if choice.tolist() in seen:
@@ -293,7 +293,7 @@ class Search:
             price = np.zeros((len(options[near]), count))
             price[:, layer] = np.sqrt(damping) * np.linalg.norm(changes[near], axis=1)
             responses.append(np.concatenate([changes[near], price], axis=1).astype(np.float32))
-        before = self._offset + point.error
+        before = point.error if self._offset is None else self._offset + point.error
         part = RDTable.from_arrays(
             {
                 key: [values[i][row] for i, row in enumerate(rows)]
@@ -314,11 +314,7 @@ class Search:
             changes[options.index(int(k))]
             for options, changes, k in zip(around.options, around.changes, choice, strict=True)
         ]
-        return choice, self._joint(point.error + np.sum(chosen, axis=0))
-
-    def _joint(self, error: NDArray[np.float64]) -> float:
-        """Joint distortion of a difference from the dense outputs."""
-        return float(np.mean((self._offset + error) ** 2) - np.mean(self._offset**2))
+        return choice, joint_distortion(self._offset, point.error + np.sum(chosen, axis=0))
 
     def _window(self, choice: NDArray[np.int64], spacing: float) -> list[list[int]]:
         """Options near the present ones, `spacing` of a layer's weights apart, fewest kept first.

@@ -113,11 +113,14 @@ def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> list[Row]:
     rows = []
     with Ledger(folder) as ledger:
         for network in plan.networks:
+            cases: dict[Settings, _Case] = {}
             for setting in plan.settings:
                 for value in VALUES[setting]:
                     say(f"{network}: {setting} {value}")
                     chosen = replace(Settings(), **{setting: value})
-                    case = _Case(plan, network, chosen, folder)
+                    if chosen not in cases:
+                        cases[chosen] = _Case(plan, network, chosen, folder)
+                    case = cases[chosen]
                     for sparsity in plan.sparsities:
                         row = ledger.once(case.key(sparsity), partial(case.row, sparsity))
                         rows.append(Row(network, setting, value, sparsity, **row))

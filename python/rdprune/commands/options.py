@@ -66,6 +66,12 @@ Budgets = Annotated[
         "--budget", metavar="[COST=]AMOUNT", help="Most of a cost: 20%, macs=35%, macs=90000."
     ),
 ]
+Floors = Annotated[
+    list[str] | None, typer.Option("--floor", metavar="LAYER=COST", help="Least cost of a layer.")
+]
+Caps = Annotated[
+    list[str] | None, typer.Option("--cap", metavar="LAYER=COST", help="Most cost of a layer.")
+]
 StoreFolder = Annotated[
     Path | None,
     typer.Option("--store", metavar="FOLDER", help="Run folder: go on where a run on it stopped."),

@@ -76,16 +76,16 @@ def apply(
         raise ValueError("--recovery needs --repair-data, batches to repair on")
     measured = chosen.metadata.get("recovery", "none")
     state = "none"
-    if repair_data is None and measured != "none":
+    if repair_data is not None:
+        state = recovery or ("batchnorm" if measured == "none" else measured)
+        if not rdprune.repair_(network, load_batches(repair_data, "--repair-data"), recovery=state):
+            raise ValueError("--repair-data: the model has no BatchNorm statistics to re-estimate")
+    elif measured != "none":
         typer.echo(
             f"rdprune: warning: {allocation} was measured in the state {measured}, and nothing is "
             "repaired: give --repair-data, batches to repair on",
             err=True,
         )
-    if repair_data is not None:
-        state = recovery or ("batchnorm" if measured == "none" else measured)
-        if not rdprune.repair_(network, load_batches(repair_data, "--repair-data"), recovery=state):
-            raise ValueError("--repair-data: the model has no BatchNorm statistics to re-estimate")
     rdprune.strip_(network)
     save_weights(output, network)
     if masks is not None:

@@ -11,8 +11,10 @@ import typer
 from rdprune import report
 from rdprune.commands.options import (
     Budgets,
+    Caps,
     DataSpec,
     Device,
+    Floors,
     Json,
     ModelSpec,
     Sparsity,
@@ -59,12 +61,8 @@ def refine(
         Path | None,
         typer.Option(help="Allocation to start from, with its budget; not its floors and caps."),
     ] = None,
-    floor: Annotated[
-        list[str] | None, typer.Option(metavar="LAYER=COST", help="Least cost of a layer.")
-    ] = None,
-    cap: Annotated[
-        list[str] | None, typer.Option(metavar="LAYER=COST", help="Most cost of a layer.")
-    ] = None,
+    floor: Floors = None,
+    cap: Caps = None,
     rounds: Annotated[int, typer.Option(min=0, help="At most so many at each sparsity.")] = 3,
     radius: Annotated[int, typer.Option(help="Neighbours measured on each side.")] = 2,
     spacing: Annotated[

@@ -13,6 +13,8 @@ from rdprune import report
 from rdprune.alternatives import alternatives_dict, alternatives_tables
 from rdprune.commands.options import (
     Budgets,
+    Caps,
+    Floors,
     Json,
     Sparsity,
     TablePath,
@@ -43,12 +45,8 @@ def allocate(
         str | None,
         typer.Option(help="Reduce the samples' errors anew: mean, max or cvar:0.1."),
     ] = None,
-    floor: Annotated[
-        list[str] | None, typer.Option(metavar="LAYER=COST", help="Least cost of a layer.")
-    ] = None,
-    cap: Annotated[
-        list[str] | None, typer.Option(metavar="LAYER=COST", help="Most cost of a layer.")
-    ] = None,
+    floor: Floors = None,
+    cap: Caps = None,
     forbid: Annotated[
         list[str] | None, typer.Option(metavar="LAYER=OPTION", help="Option not to choose.")
     ] = None,
